@@ -1,0 +1,68 @@
+"""FLoE's stages as the methods share them: the adapter's shape, the pilot's scores, the layers, the search's range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.contracts import AdapterPlan, MethodInputs
+from harness.floe import importance, selection
+from harness.floe.rank_search import RankSearch
+from harness.floe.tuner import MoeLoraConfig
+
+
+def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int | None = None) -> MoeLoraConfig:
+    """MoE-LoRA as the settings say, on `layers` (None: all of them), of rank `r` (None: the settings')."""
+    adapter = inputs.settings.adapter
+    return MoeLoraConfig(
+        r=adapter.r if r is None else r,
+        lora_alpha=adapter.lora_alpha,
+        num_experts=adapter.num_experts,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=list(adapter.target_modules),
+        layers_to_transform=list(range(inputs.n_layers)) if layers is None else sorted(layers),
+        task_type="CAUSAL_LM",
+    )
+
+
+def max_layers(inputs: MethodInputs) -> int:
+    """K, how many layers a selecting method may adapt."""
+    return inputs.settings.selection.max_layers(inputs.n_layers)
+
+
+def layer_gradients(inputs: MethodInputs) -> np.ndarray:
+    """G (N, L): each calibration sample's gradient with respect to the layer masks, with the pilot on."""
+    return inputs.measure(importance.fisher_gradients, on="task", pilot=moe_lora(inputs))["G"]
+
+
+def select_layers(inputs: MethodInputs) -> tuple[selection.Selection, dict[str, Any]]:
+    """FLoE's layers (METHOD, stage 2): diagonal Fisher under the Taylor budget; and the scores, for the record."""
+    fisher = importance.fisher_diagonal(layer_gradients(inputs))
+    taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
+    budget = inputs.settings.selection.budget_share(inputs.n_layers) * float(taylor.sum())
+    chosen = selection.select(fisher, taylor, budget, max_layers(inputs))
+    details = {
+        "fisher_diagonal": fisher.tolist(),
+        "taylor": taylor.tolist(),
+        "taylor_budget": budget,
+        "taylor_spent": chosen.taylor_spent,
+        "objective": chosen.objective,
+        "greedy_objective": chosen.greedy_objective,
+    }
+    return chosen, details
+
+
+def with_searched_rank(
+    inputs: MethodInputs, layers: Sequence[int], search: RankSearch, details: dict[str, Any]
+) -> AdapterPlan:
+    """Stage 4's plan: MoE-LoRA of the found rank on the layers, with the search's history for the record."""
+    history = {
+        "trials": [vars(trial) for trial in search.trials],
+        "unique_trainings": search.unique_trainings,
+        "optimum_at_edge": search.at_edge,
+    }
+    return AdapterPlan(
+        "adapter", moe_lora(inputs, layers, search.r), rank_range=(search.low, search.high), details=details | history
+    )

@@ -1,0 +1,38 @@
+"""MoE-LoRA on the top K layers by one score, or on the first, last or evenly spaced K."""
+
+from typing import Literal
+
+import numpy as np
+
+from baselines._stages import layer_gradients, max_layers, moe_lora
+from harness import contracts
+from harness.contracts import AdapterPlan, MethodInputs
+from harness.floe import importance
+
+Score = Literal["fisher", "taylor", "gradient_norm", "weight_magnitude", "first", "last", "even"]
+
+
+class Options(contracts.Options):
+    score: Score = "fisher"
+
+
+def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
+    scores = layer_scores(inputs, options.score)
+    layers = np.argsort(-scores, kind="stable")[: max_layers(inputs)].tolist()
+    return AdapterPlan("adapter", moe_lora(inputs, layers), details={options.score: scores.tolist()})
+
+
+def layer_scores(inputs: MethodInputs, score: Score) -> np.ndarray:
+    """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
+    n, k = inputs.n_layers, max_layers(inputs)
+    if score == "fisher":
+        return importance.fisher_diagonal(layer_gradients(inputs))
+    if score == "taylor":
+        return -inputs.measure(importance.taylor, on="pretrain")["T"]
+    if score == "gradient_norm":
+        return inputs.measure(importance.gradient_norm, on="task")["norm"]
+    if score == "weight_magnitude":
+        return inputs.measure(importance.weight_magnitude, on="nothing")["magnitude"]
+    if score == "even":
+        return np.isin(np.arange(n), np.linspace(0, n - 1, k).round()).astype(float)
+    return np.arange(n, dtype=float) * (1 if score == "last" else -1)

@@ -1,0 +1,100 @@
+"""A model put on and taken off again: fresh adapters for training, trained ones for scoring.
+
+Every context leaves the base model bit for bit as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.contracts import AdapterPlan
+from harness.workbench import Workbench
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+Adapts = Literal["adapter", "everything", "nothing"]
+
+
+def wrap(model: Any, config: PeftConfig, float32: bool) -> Any:
+    """The model with a fresh adapter; `float32` adapters on any base, else the base's dtype.
+
+    PEFT writes what it resolved into the config, so it is given a copy.
+    """
+    from peft import get_peft_model
+
+    return get_peft_model(model, copy.deepcopy(config), autocast_adapter_dtype=float32)  # pyright: ignore
+
+
+@contextmanager
+def fresh(bench: Workbench, plan: AdapterPlan, seed: int) -> Iterator[Any]:
+    """What the plan trains, ready to train: an adapter on the base model, or a copy of all its weights.
+
+    A copy is kept in float32 while it trains (train.full_weights_dtype), because bfloat16 loses small updates.
+    """
+    import torch
+    from transformers import set_seed
+
+    set_seed(seed)
+    if plan.adapts == "adapter":
+        assert plan.peft_config is not None
+        model = wrap(bench.base, plan.peft_config, bench.settings.adapter.dtype == "float32")
+        try:
+            yield model
+        finally:
+            model.unload()
+            bench.base.eval()
+    else:
+        model = copy.deepcopy(bench.base).requires_grad_(True)
+        yield model.to(torch.float32) if bench.settings.train.full_weights_dtype == "float32" else model
+
+
+def save(model: Any, folder: Path, dtype: str) -> int:
+    """Save an adapter, or a whole model in the base's dtype, as safetensors; returns the bytes of weights."""
+    import torch
+
+    if not hasattr(model, "peft_config"):
+        model.to(getattr(torch, dtype))
+    model.save_pretrained(folder)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+@contextmanager
+def trained(bench: Workbench, adapts: Adapts, folder: Path | None) -> Iterator[Any]:
+    """The model as training left it in `folder`, in evaluation mode. Raises ValueError for missing keys."""
+    from transformers import AutoModelForCausalLM
+
+    if adapts == "nothing" or folder is None:
+        yield bench.base.eval()
+    elif adapts == "everything":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=bench.base.dtype)
+        yield model.to(bench.base.device).eval()
+    else:
+        model = load_adapter(bench.base, folder, bench.settings.adapter.dtype == "float32")
+        try:
+            yield model.eval()
+        finally:
+            model.unload()
+
+
+def load_adapter(base: Any, folder: Path, float32: bool) -> Any:
+    """`PeftModel.from_pretrained`, but missing or unexpected keys raise ValueError; PEFT only warns."""
+    from peft import PeftConfig, PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        saved = set(file.keys())
+    model = PeftModel.from_pretrained(
+        base, folder, config=PeftConfig.from_pretrained(folder), autocast_adapter_dtype=float32
+    )
+    expected = set(get_peft_model_state_dict(model))
+    if saved != expected:
+        model.unload()
+        missing, unexpected = sorted(expected - saved), sorted(saved - expected)
+        raise ValueError(f"adapter {folder}: missing keys {missing[:3]}, unexpected keys {unexpected[:3]}")
+    return model

@@ -1,0 +1,1 @@
+"""FLoE's own mathematics: the adapter, layer importance, layer selection and rank search."""

@@ -1,0 +1,150 @@
+"""The MoE-LoRA layer: one frozen linear map with a shared A, M experts B_i and a per-token router."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from .config import MoeLoraConfig
+
+MERGE_ERROR = (
+    "MoE-LoRA cannot be merged: its router weighs the experts by each token's input, so no fixed weight "
+    "equals the adapted layer; keep the adapter, or drop it with unload()."
+)
+
+
+def gates(logits: torch.Tensor) -> torch.Tensor:
+    """Expert weights w = softmax(R x) per token, in float32 whatever the dtype of `logits` (..., M)."""
+    return torch.softmax(logits, dim=-1, dtype=torch.float32)
+
+
+class MoeLoraLayer(BaseTunerLayer):
+    """What a MoE-LoRA layer holds: per adapter A, the stacked experts B and the router R.
+
+    They are bias-free `nn.Linear`s with weights `moe_lora_A` (r, d_in), `moe_lora_B` (d_out, M·r), where
+    expert i = 0..M-1 fills columns i·r to (i+1)·r, and `moe_lora_router` (M, d_in).
+
+    Attributes:
+        mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1; a scalar
+            tensor, or one of shape (B,) with B the first dimension of the input, is multiplied in and may
+            carry gradients. It is no parameter and is never saved.
+    """
+
+    adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_router")
+    other_param_names = ("r", "lora_alpha", "num_experts", "scaling", "moe_lora_dropout")
+
+    def __init__(self, base_layer: nn.Linear) -> None:
+        self.base_layer = base_layer
+        self.in_features = base_layer.in_features
+        self.out_features = base_layer.out_features
+        self.r: dict[str, int] = {}
+        self.lora_alpha: dict[str, float] = {}
+        self.num_experts: dict[str, int] = {}
+        self.scaling: dict[str, float] = {}
+        self.moe_lora_A = nn.ModuleDict()
+        self.moe_lora_B = nn.ModuleDict()
+        self.moe_lora_router = nn.ModuleDict()
+        self.moe_lora_dropout = nn.ModuleDict()
+        self.mask: torch.Tensor | None = None
+        self._disable_adapters = False
+        self.merged_adapters = []
+
+    def update_layer(
+        self, adapter_name: str, r: int, lora_alpha: float, num_experts: int, config: MoeLoraConfig
+    ) -> None:
+        """Add the adapter `adapter_name`: A and R kaiming-uniform (a = √5), every B_i at 0."""
+        self.r[adapter_name] = r
+        self.lora_alpha[adapter_name] = lora_alpha
+        self.num_experts[adapter_name] = num_experts
+        self.scaling[adapter_name] = lora_alpha / r
+        dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
+        self.moe_lora_dropout[adapter_name] = dropout
+        # nn.Linear itself starts kaiming-uniform with a = √5.
+        self.moe_lora_A[adapter_name] = nn.Linear(self.in_features, r, bias=False)
+        self.moe_lora_router[adapter_name] = nn.Linear(self.in_features, num_experts, bias=False)
+        experts = nn.Linear(num_experts * r, self.out_features, bias=False)
+        if config.init_weights:
+            nn.init.zeros_(experts.weight)
+        self.moe_lora_B[adapter_name] = experts
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def enabled_adapters(self) -> list[str]:
+        """Names of the adapters that take part in the forward pass of this layer."""
+        if self.disable_adapters:
+            return []
+        return [name for name in self.active_adapters if name in self.moe_lora_A]
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
+        """Raise ValueError: the router depends on the input and does not fold into W."""
+        raise ValueError(MERGE_ERROR)
+
+    def unmerge(self) -> NoReturn:
+        """Raise ValueError: nothing can have been merged."""
+        raise ValueError(MERGE_ERROR)
+
+    def _scale(self, adapter_name: str, x: torch.Tensor) -> float | torch.Tensor:
+        """m_k · α / r, broadcastable over the gates (..., M) of the input x (..., d_in)."""
+        if self.mask is None:
+            return self.scaling[adapter_name]
+        if self.mask.dim() == 0:
+            return self.scaling[adapter_name] * self.mask
+        if self.mask.shape != x.shape[:1]:
+            raise ValueError(
+                f"The mask must be a scalar or of shape ({x.shape[0]},), the first dimension of the input, "
+                f"got shape {tuple(self.mask.shape)}."
+            )
+        return self.scaling[adapter_name] * self.mask.view(-1, *[1] * (x.dim() - 1))
+
+
+class MoeLoraLinear(nn.Module, MoeLoraLayer):
+    """y = W x + m · (α/r) · Σ_i w_i B_i A drop(x), w = softmax(R x) per token (HydraLoRA, arXiv 2404.19245).
+
+    Args:
+        base_layer: the frozen W.
+        adapter_name: name of the first adapter.
+        r, lora_alpha, num_experts: sizes for this module.
+        config: the adapter's configuration (dropout, initial weights, inference mode).
+    """
+
+    def __init__(
+        self,
+        base_layer: nn.Linear,
+        adapter_name: str,
+        r: int,
+        lora_alpha: float,
+        num_experts: int,
+        config: MoeLoraConfig,
+    ) -> None:
+        super().__init__()
+        MoeLoraLayer.__init__(self, base_layer)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, r, lora_alpha, num_experts, config)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The adapted map of x (..., d_in): shape (..., d_out), dtype of the base layer's output."""
+        result = self.base_layer(x, *args, **kwargs)
+        dtype = result.dtype
+        for adapter_name in self.enabled_adapters:
+            result = result + self._update(adapter_name, x)
+        return result.to(dtype)
+
+    def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+        """One adapter's term of the output: [w ⊗ A x] (..., M·r) times [B_1 … B_M], a single product."""
+        lora_A = cast(nn.Linear, self.moe_lora_A[adapter_name])
+        x = self._cast_input_dtype(x, _compute_dtype(x, lora_A.weight))
+        hidden = lora_A(self.moe_lora_dropout[adapter_name](x))
+        # The scale rides on the gates: they are small, and in float32 so is the gradient of the mask.
+        gate = gates(self.moe_lora_router[adapter_name](x)) * self._scale(adapter_name, x)
+        weighted = gate.to(hidden.dtype).unsqueeze(-1) * hidden.unsqueeze(-2)
+        return self.moe_lora_B[adapter_name](weighted.flatten(-2))
+
+
+def _compute_dtype(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+    """The dtype of the adapter's products: autocast's where it is on, else its weights'."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,0 +1,155 @@
+"""MoE-LoRA as a PEFT tuner: which modules become MoE-LoRA layers, and how adapters come back from disk."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import get_pattern_key
+from safetensors import safe_open
+from torch import nn
+
+from .config import MoeLoraConfig
+from .layer import MoeLoraLayer, MoeLoraLinear
+
+FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
+MODEL_TYPES = [
+    "cohere",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+]
+# Quantised layers are often subclasses of nn.Linear; their weights are integers, 8-bit floats or subclasses
+# of nn.Parameter.
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+T = TypeVar("T")
+
+
+class MoeLoraModel(BaseTuner):
+    """MoE-LoRA (HydraLoRA, arXiv 2404.19245) on the linear modules of a decoder.
+
+    Made by `peft.get_peft_model(model, MoeLoraConfig(...))`; the model is changed in place. Injection raises
+    ValueError for a target that is not a plain, unquantised `nn.Linear`.
+    """
+
+    prefix = "moe_lora_"
+    tuner_layer_cls = MoeLoraLayer
+    target_module_mapping = dict.fromkeys(MODEL_TYPES, FEED_FORWARD)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's injection; warns of experts_pattern keys that match nothing, as PEFT of rank_pattern's."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        names = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, MoeLoraLayer) and adapter_name in module.num_experts
+        ]
+        patterns = cast(MoeLoraConfig, self.peft_config[adapter_name]).experts_pattern
+        unmatched = [
+            pattern
+            for pattern in patterns
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+        ]
+        if unmatched:
+            warnings.warn(
+                f"These experts_pattern keys matched no targeted module and were ignored: {unmatched}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        config = cast(MoeLoraConfig, peft_config)
+        sizes = {
+            "r": _matched(config.rank_pattern, current_key, config.r),
+            "lora_alpha": _matched(config.alpha_pattern, current_key, config.lora_alpha),
+            "num_experts": _matched(config.experts_pattern, current_key, config.num_experts),
+        }
+        if isinstance(target, MoeLoraLayer):
+            target.update_layer(adapter_name, config=config, **sizes)
+            return
+        new_module = MoeLoraLinear(_checked(target, current_key), adapter_name, config=config, **sizes)
+        self._replace_module(parent, target_name, new_module, target)
+
+
+def load_adapter(
+    model: nn.Module,
+    folder: str | PathLike[str],
+    *,
+    is_trainable: bool = False,
+    autocast_adapter_dtype: bool = True,
+) -> PeftModel:
+    """`PeftModel.from_pretrained`, strict: every adapter weight comes from the file and every weight is used.
+
+    Args:
+        model: the base model, changed in place; unloaded again when the keys do not agree.
+        folder: what `save_pretrained` wrote, with safetensors.
+        is_trainable: as in PEFT; False freezes the adapter and puts the model in eval mode.
+        autocast_adapter_dtype: as in PEFT; True holds half-precision adapters in float32.
+
+    Raises:
+        ValueError: there is no safetensors file, or it lacks keys of the adapter, or has others.
+    """
+    path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} must hold {SAFETENSORS_WEIGHTS_NAME}, as written by save_pretrained.")
+    with safe_open(path, framework="pt") as file:
+        saved = set(file.keys())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        loaded = PeftModel.from_pretrained(
+            model, str(folder), is_trainable=is_trainable, autocast_adapter_dtype=autocast_adapter_dtype
+        )
+    expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
+    if saved != expected:
+        cast(MoeLoraModel, loaded.base_model).unload()
+        raise ValueError(
+            f"The weights in {folder} do not fit their configuration: "
+            f"missing keys {sorted(expected - saved)}, unexpected keys {sorted(saved - expected)}."
+        )
+    return loaded
+
+
+def _matched(pattern: dict[str, T], module_name: str, default: T) -> T:
+    return pattern.get(get_pattern_key(list(pattern), module_name), default)
+
+
+def _checked(target: nn.Module, module_name: str) -> nn.Linear:
+    """`target` as a plain nn.Linear; raises ValueError naming its type otherwise."""
+    if not isinstance(target, nn.Linear):
+        raise ValueError(f"MoE-LoRA adapts nn.Linear modules, but {module_name} is a {_type_name(target)}.")
+    weight = target.weight
+    if type(weight) is not nn.Parameter or weight.dtype not in WEIGHT_DTYPES:
+        raise ValueError(
+            f"MoE-LoRA does not adapt quantised layers: {module_name} is a {_type_name(target)} with weight "
+            f"{_type_name(weight)} of {weight.dtype}, expected a plain nn.Parameter of 16 bits or more."
+        )
+    return target
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,0 +1,94 @@
+"""Many cells: which are done, in what order the others run, and what is said on the way."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness import models
+from harness.contracts import Cell, Record
+from harness.files import digest
+from harness.inputs import probe_rows
+from harness.planning import DryInputs
+from harness.preflight import trainable_names
+from harness.progress import Progress
+from harness.registry import find, parse_method
+from harness.run import cell_identity, run_cell
+from harness.scoring import Evaluating
+from harness.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a grid ended: cells run now, skipped as done, and failed."""
+
+    ran: int
+    skipped: int
+    failed: int
+
+
+def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
+    """Raise UsageError, before anything is spent, for whatever of the grid cannot work."""
+    for mix in dict.fromkeys(cell.mix for cell in cells):
+        bench.mix(mix)
+    for name in bench.settings.eval.evals:
+        find("evaluation", name).load().items(Evaluating(bench, None))
+    meta_model = models.on_meta(bench.settings.model)
+    for cell in {cell.method: cell for cell in cells}.values():
+        method = parse_method(cell.method)
+        inputs = DryInputs(bench, cell, meta_model)
+        plan = method.plugin.load().plan(inputs, method.options)
+        trainable_names(meta_model, plan)
+        if inputs.asked["probe"]:
+            for mix in dict.fromkeys(cell.mix for cell in cells):
+                probe_rows(bench, cell.model_copy(update={"mix": mix}))
+
+
+def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Outcome:
+    """Run what is not done, one cell after the other; a failed cell does not stop the others."""
+    identities = {cell: cell_identity(bench, cell) for cell in cells}
+    found = {cell: bench.store.record(cell, digest(identity)) for cell, identity in identities.items()}
+    waiting = [cell for cell, record in found.items() if record is None or record.status == "failed"]
+    statuses = Counter(record.status if record else "new" for record in found.values())
+    progress.say(
+        f"{len(cells)} cells: {statuses['ok']} done, {statuses['failed']} failed before and tried again, "
+        f"{statuses['new']} to do"
+    )
+    if waiting:
+        check_cells(bench, waiting)
+    failed = 0
+    start = time.perf_counter()
+    for number, cell in enumerate(waiting, 1):
+        progress.prefix = f"[{number}/{len(waiting)}] {cell.label}"
+        progress.update("starting" + _time_left(start, number - 1, len(waiting)))
+        record = run_cell(bench, cell, identities[cell])
+        failed += record.status == "failed"
+        progress.say(_row(record, bench.settings.eval.primary, number, len(waiting)))
+    progress.prefix = ""
+    return Outcome(ran=len(waiting), skipped=len(cells) - len(waiting), failed=failed)
+
+
+def _time_left(start: float, done: int, total: int) -> str:
+    if not done:
+        return ""
+    minutes = (time.perf_counter() - start) / done * (total - done) / 60
+    return f" (about {minutes:.0f} min left)"
+
+
+def _row(record: Record, primary: str, number: int, total: int) -> str:
+    head = f"[{number}/{total}] {record.cell.label}:"
+    if record.status == "failed":
+        reason = (record.error or "").strip().splitlines()[-1]
+        return f"{head} FAILED: {reason}"
+    parts = []
+    if "acc" in record.scores[primary].metrics:
+        parts.append(f"accuracy {record.scores[primary].metrics['acc']:.1%}")
+    nll = record.scores["validation_nll"].metrics if "validation_nll" in record.scores else {}
+    if f"nll_{record.cell.mix}" in nll:
+        parts.append(f"NLL {nll[f'nll_{record.cell.mix}']:.3f}")
+    parts.append(f"{record.plan['trainable_parameters']:,} trainable")
+    seconds = record.training.seconds if record.training else 0.0
+    parts.append(f"planning {record.planning_cost.seconds:.0f} s, training {seconds:.0f} s")
+    return f"{head} {', '.join(parts)}"

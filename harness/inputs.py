@@ -1,0 +1,123 @@
+"""What a method may ask of the engine (`contracts.MethodInputs`), and the account of what it asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness import data, stages
+from harness.contracts import AdapterPlan, Arrays, Cell, Cost, Row, Scorer
+from harness.errors import UsageError
+from harness.files import digest
+from harness.preflight import trainable_names
+from harness.store import Stage, read_arrays
+from harness.workbench import Workbench
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+@dataclass
+class Account:
+    """The stages that a method used, each charged once and whole, whoever paid for it first."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def charge(self, stage: Stage) -> Stage:
+        self.stages[f"{stage.kind}-{stage.key}"] = stage
+        return stage
+
+    @property
+    def cost(self) -> Cost:
+        return sum((stage.cost for stage in self.stages.values()), Cost())
+
+    @property
+    def by_kind(self) -> dict[str, dict[str, Any]]:
+        """Per kind of stage: how many, seconds and tokens; a training that served planning is a pilot."""
+        table: dict[str, dict[str, Any]] = {}
+        for stage in self.stages.values():
+            kind = "pilot" if stage.kind == "training" else stage.kind
+            entry = table.setdefault(kind, {"count": 0, "seconds": 0.0, "tokens": 0})
+            entry["count"] += 1
+            entry["seconds"] += stage.cost.seconds
+            entry["tokens"] += stage.cost.tokens
+        return table
+
+
+class Inputs:
+    """Runs what a method asks for, on the cell's mix and seed."""
+
+    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any):
+        self._bench = bench
+        self._cell = cell
+        self._meta_model = meta_model
+        self.settings = bench.settings
+        self.seed = cell.seed
+        self.n_layers = bench.n_layers
+        self.account = Account()
+
+    def measure(
+        self, scorer: Scorer, on: Literal["task", "pretrain", "nothing"], pilot: PeftConfig | None = None
+    ) -> Arrays:
+        trained = self.account.charge(self._pilot(pilot)) if pilot else None
+        stage = stages.run_measure(self._bench, scorer, calibration_rows(self._bench, self._cell, on), trained)
+        self.account.charge(stage)
+        return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
+
+    def probe(self, peft_config: PeftConfig) -> float:
+        train, judge = probe_rows(self._bench, self._cell)
+        plan = AdapterPlan("adapter", peft_config)
+        trainable_names(self._meta_model, plan)
+        stage = stages.run_probe(self._bench, train, judge, plan, self.seed)
+        return self.account.charge(stage).result["nll"]
+
+    def workspace(self, purpose: str) -> Path | None:
+        """One folder per purpose, data, model and settings."""
+        identity = {
+            "purpose": purpose,
+            "model": self._bench.model_ref.identity,
+            "data": self._bench.mix(self._cell.mix).digest,
+            "cell": self._cell.model_dump(),
+            "settings": self.settings.model_dump(mode="json", exclude={"eval", "methods", "mixes", "seeds"}),
+        }
+        folder = self._bench.store.folder / "workspaces" / f"{purpose}-{digest(identity)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _pilot(self, config: PeftConfig) -> Stage:
+        plan = AdapterPlan("adapter", config)
+        expected = trainable_names(self._meta_model, plan)
+        self._bench.progress("training the pilot")
+        return stages.run_training(self._bench, pilot_rows(self._bench, self._cell), plan, self.seed, expected)
+
+
+# --- which rows serve for what ----------------------------------------------------------------------
+
+
+def pilot_rows(bench: Workbench, cell: Cell) -> list[Row]:
+    """Stage 1's sample, the share rho of the training rows."""
+    return data.pilot_sample(bench.mix(cell.mix).train, bench.settings.data, cell.seed)
+
+
+def calibration_rows(bench: Workbench, cell: Cell, on: Literal["task", "pretrain", "nothing"]) -> list[Row]:
+    """The rows that a scorer sees."""
+    if on == "nothing":
+        return []
+    if on == "pretrain":
+        return bench.text[0]
+    return data.sample(bench.mix(cell.mix).train, bench.settings.data.calibration_rows, cell.seed)
+
+
+def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:
+    """Training rows for a probe, and other training rows that judge it. Raises UsageError for too few."""
+    search = bench.settings.search
+    train = bench.mix(cell.mix).train
+    wanted = search.probe_rows + search.probe_validation_rows
+    if len(train) < wanted:
+        raise UsageError(
+            f"mix '{cell.mix}' has {len(train)} training rows, but search.probe_rows and "
+            f"search.probe_validation_rows ask for {wanted}: lower them or give more data"
+        )
+    rows = data.sample(train, wanted, cell.seed)
+    return rows[: search.probe_rows], rows[search.probe_rows :]

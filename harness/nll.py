@@ -1,0 +1,43 @@
+"""Negative log-likelihood of completions under a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.data import Example, by_length, collate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_id: int) -> pd.DataFrame:
+    """One line per example, in order: `nll`, summed over its labelled tokens (nats), and `tokens`, their number.
+
+    The log-softmax is taken in float32, at labelled positions only.
+    """
+    import pandas as pd
+    import torch
+
+    nll = [0.0] * len(examples)
+    tokens = [0] * len(examples)
+    with torch.inference_mode():
+        for group in by_length(examples, batch_size):
+            batch = collate([examples[i] for i in group], pad_token_id)
+            inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
+            labels = batch["labels"][:, 1:].to(model.device)
+            counted = labels != -100
+            logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
+            losses = torch.zeros(labels.shape, device=labels.device)
+            losses[counted] = torch.nn.functional.cross_entropy(logits, labels[counted], reduction="none")
+            for i, loss, count in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
+                nll[i], tokens[i] = loss, count
+    return pd.DataFrame({"nll": nll, "tokens": tokens})
+
+
+def mean_nll(rows: pd.DataFrame) -> float:
+    """Nats per labelled token over all rows of `row_nll`. Raises ValueError where it is not finite."""
+    value = float(rows["nll"].sum() / rows["tokens"].sum())
+    if not value < float("inf"):
+        raise ValueError(f"the validation NLL is {value}: the model's outputs are not finite")
+    return value

@@ -1,0 +1,271 @@
+"""What a grid would do and cost, from the model's shape alone: no weights, no network."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from harness import inputs as asking
+from harness import models, stages
+from harness.contracts import AdapterPlan, Arrays, Cell, Row, Scorer
+from harness.errors import UsageError
+from harness.files import digest
+from harness.preflight import trainable_names
+from harness.registry import find, parse_method
+from harness.run import cell_identity
+from harness.store import Stage, read_arrays
+from harness.workbench import Workbench
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+FORMULAS = {
+    "tokens": "per row min(max_length, characters / 4 + 40) where the rows are at hand, else the mix's mean",
+    "flops": "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p): t tokens, P base, p trainable parameters, "
+    "L layers; 6 P t where every weight is trained; evaluation not counted",
+    "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam) + activations 34 b s h bytes a layer "
+    "(arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
+    "b sequences, s = max_length, h hidden size, V vocabulary",
+}
+
+
+class _Ones(dict[str, np.ndarray]):
+    """Stands for arrays that are not measured yet: ones(L) under any name."""
+
+    def __init__(self, n_layers: int):
+        super().__init__()
+        self.n_layers = n_layers
+
+    def __missing__(self, name: str) -> np.ndarray:
+        return np.ones(self.n_layers)
+
+
+class DryInputs:
+    """Answers a method from what is on disk, and counts what is not."""
+
+    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any):
+        self._bench = bench
+        self._cell = cell
+        self._meta_model = meta_model
+        self.settings = bench.settings
+        self.seed = cell.seed
+        self.n_layers = bench.n_layers
+        self.asked: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.tokens = 0
+        self.flops = 0.0
+        self._counted: set[str] = set()
+
+    def measure(
+        self, scorer: Scorer, on: Literal["task", "pretrain", "nothing"], pilot: PeftConfig | None = None
+    ) -> Arrays:
+        trained = self._pilot(pilot) if pilot else None
+        rows = self._rows(lambda: asking.calibration_rows(self._bench, self._cell, on))
+        stage = None
+        if rows is not None and (pilot is None or trained is not None):
+            pilot_identity = trained.identity if trained else None
+            identity = self._identity(
+                lambda: stages.measure_identity(self._bench, scorer, rows, pilot_identity)
+            )
+            stage = self._bench.store.find("measure", identity) if identity else None
+        limits = {"task": self.settings.data.calibration_rows, "pretrain": self.settings.data.pretrain_rows}
+        tokens = self._tokens(rows, limits.get(on, 0))
+        name = f"{scorer.__module__}.{scorer.__qualname__} {on}"
+        self._count("measure", name, stage, tokens, 6.0 * self._base_parameters * tokens)
+        if stage is None:
+            return _Ones(self.n_layers)
+        return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
+
+    def probe(self, peft_config: PeftConfig) -> float:
+        plan = AdapterPlan("adapter", peft_config)
+        trainable = sum(trainable_names(self._meta_model, plan).values())
+        rows = self._rows(lambda: asking.probe_rows(self._bench, self._cell))
+        stage = None
+        if rows is not None:
+            identity = self._identity(lambda: stages.probe_identity(self._bench, *rows, plan, self.seed))
+            stage = self._bench.store.find("probe", identity) if identity else None
+        tokens = self._tokens(rows[0] if rows else None, self.settings.search.probe_rows)
+        name = digest(peft_config.to_dict() | {"target_modules": None})
+        self._count("probe", name, stage, tokens, self._training_flops(plan, trainable, tokens))
+        return stage.result["nll"] if stage else 0.0
+
+    def workspace(self, purpose: str) -> Path | None:
+        return None
+
+    def training_tokens(self) -> int:
+        """Tokens of the cell's own training, over all epochs."""
+        rows = self._rows(lambda: self._bench.mix(self._cell.mix).train)
+        return int(self._tokens(rows, self.settings.data.train_rows) * self.settings.train.epochs)
+
+    def training_flops(self, plan: AdapterPlan, trainable: int) -> float:
+        return self._training_flops(plan, trainable, self.training_tokens())
+
+    def training_done(self, plan: AdapterPlan) -> bool:
+        rows = self._rows(lambda: self._bench.mix(self._cell.mix).train)
+        if rows is None:
+            return False
+        identity = self._identity(lambda: stages.training_identity(self._bench, rows, plan, self.seed))
+        return identity is not None and self._bench.store.find("training", identity) is not None
+
+    # --- estimates ---
+
+    @property
+    def _base_parameters(self) -> int:
+        return sum(p.numel() for p in self._meta_model.parameters())
+
+    def _pilot(self, config: PeftConfig) -> Stage | None:
+        plan = AdapterPlan("adapter", config)
+        trainable = sum(trainable_names(self._meta_model, plan).values())
+        rows = self._rows(lambda: asking.pilot_rows(self._bench, self._cell))
+        stage = None
+        if rows is not None:
+            identity = self._identity(lambda: stages.training_identity(self._bench, rows, plan, self.seed))
+            stage = self._bench.store.find("training", identity) if identity else None
+        share = self.settings.data.pilot_fraction
+        tokens = int(self._tokens(rows, None) * (1 if rows is not None else share) * self.settings.train.epochs)
+        self._count("pilot", "pilot", stage, tokens, self._training_flops(plan, trainable, tokens))
+        return stage
+
+    def _training_flops(self, plan: AdapterPlan, trainable: int, tokens: int) -> float:
+        base = self._base_parameters
+        if plan.adapts == "nothing":
+            return 0.0
+        if plan.adapts == "everything":
+            return 6.0 * base * tokens
+        lowest = min(getattr(plan.peft_config, "layers_to_transform", None) or [0])
+        return tokens * (2.0 * base + 2.0 * base * (self.n_layers - lowest) / self.n_layers + 6.0 * trainable)
+
+    def _count(self, kind: str, name: str, stage: Stage | None, tokens: int, flops: float) -> None:
+        if f"{kind} {name}" in self._counted:
+            return
+        self._counted.add(f"{kind} {name}")
+        self.asked[kind] += 1
+        self.done[kind] += stage is not None
+        self.tokens += tokens
+        self.flops += flops
+
+    def _rows(self, read: Any) -> Any:
+        """The rows, or None where the data is not at hand."""
+        try:
+            return read() if self._bench.settings.data.source != "hub" else None
+        except UsageError:
+            return None
+
+    def _identity(self, build: Any) -> dict[str, Any] | None:
+        """The stage's identity, or None where the weights are not at hand to identify."""
+        try:
+            return build() if weights_at_hand(self._bench) else None
+        except UsageError:
+            return None
+
+    def _tokens(self, rows: Sequence[Row] | None, limit: int | None) -> int:
+        longest = self.settings.data.max_length
+        if rows is not None:
+            return sum(min(longest, len(row.prompt + row.completion) // 4 + 40) for row in rows)
+        n_rows, per_row = find("mix", self._cell.mix).load().PUBLISHED_SIZE
+        available = int(n_rows * (1 - self.settings.data.validation_fraction))
+        return min(limit or available, available) * min(longest, per_row)
+
+
+def weights_at_hand(bench: Workbench) -> bool:
+    """Whether the weights can be identified without the network."""
+    return bench.settings.model.source != "hub" or bench.settings.model.path is not None
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What one cell would do. Trainable parameters are exact, at each end of a searched rank's range."""
+
+    cell: Cell
+    status: Literal["done", "failed", "to do", "unknown"]
+    layers: int
+    ranks: tuple[int, ...]
+    trainable_parameters: tuple[int, ...]
+    stages_asked: dict[str, int]
+    stages_done: dict[str, int]
+    planning_tokens: int
+    training_tokens: int
+    flops: float
+    memory_bytes: float
+
+
+def plan_grid(bench: Workbench, cells: Sequence[Cell]) -> tuple[int, list[CellPlan]]:
+    """Base parameters, and each cell's plan. Raises UsageError for cells that cannot work."""
+    meta_model = models.on_meta(bench.settings.model)
+    base = sum(p.numel() for p in meta_model.parameters())
+    return base, [_plan_cell(bench, cell, meta_model) for cell in cells]
+
+
+def _plan_cell(bench: Workbench, cell: Cell, meta_model: Any) -> CellPlan:
+    method = parse_method(cell.method)
+    inputs = DryInputs(bench, cell, meta_model)
+    plan = method.plugin.load().plan(inputs, method.options)
+    ranks = _ranks(plan)
+    counts = tuple(sum(trainable_names(meta_model, _at_rank(plan, r)).values()) for r in ranks)
+    asked = dict(inputs.asked)
+    done = dict(inputs.done)
+    if plan.adapts != "nothing":
+        asked["training"] = 1
+        done["training"] = int(inputs.training_done(plan))
+    most = max(counts)
+    return CellPlan(
+        cell=cell,
+        status=_status(bench, cell),
+        layers=_adapted_layers(plan, inputs.n_layers),
+        ranks=tuple(r for r in ranks if r is not None),
+        trainable_parameters=counts,
+        stages_asked=asked,
+        stages_done=done,
+        planning_tokens=inputs.tokens,
+        training_tokens=inputs.training_tokens() if plan.adapts != "nothing" else 0,
+        flops=inputs.flops + inputs.training_flops(plan, most),
+        memory_bytes=_memory(bench, meta_model, plan, most),
+    )
+
+
+def _ranks(plan: AdapterPlan) -> tuple[int | None, ...]:
+    return plan.rank_range or (getattr(plan.peft_config, "r", None),)
+
+
+def _at_rank(plan: AdapterPlan, r: int | None) -> AdapterPlan:
+    if r is None or plan.peft_config is None:
+        return plan
+    config = copy.deepcopy(plan.peft_config)
+    config.r = r  # pyright: ignore[reportAttributeAccessIssue]
+    return replace(plan, peft_config=config)
+
+
+def _adapted_layers(plan: AdapterPlan, n_layers: int) -> int:
+    if plan.adapts == "nothing":
+        return 0
+    layers = getattr(plan.peft_config, "layers_to_transform", None)
+    return len(layers) if layers else n_layers
+
+
+def _status(bench: Workbench, cell: Cell) -> Literal["done", "failed", "to do", "unknown"]:
+    if bench.settings.data.source == "hub" or not weights_at_hand(bench):
+        return "unknown"
+    try:
+        record = bench.store.record(cell, digest(cell_identity(bench, cell)))
+    except UsageError:
+        return "unknown"
+    if record is None:
+        return "to do"
+    return "done" if record.status == "ok" else "failed"
+
+
+def _memory(bench: Workbench, meta_model: Any, plan: AdapterPlan, trainable: int) -> float:
+    settings, config = bench.settings, meta_model.config
+    base = sum(p.numel() * p.element_size() for p in meta_model.parameters())
+    if plan.adapts == "nothing":
+        return float(base)
+    tokens = settings.train.micro_batch_size * settings.data.max_length
+    per_layer = 2 if settings.train.gradient_checkpointing else 34
+    activations = per_layer * tokens * config.hidden_size * config.num_hidden_layers
+    return float(base + 16 * trainable + activations + 10 * tokens * config.vocab_size)

@@ -1,0 +1,165 @@
+"""Name -> plugin. A plugin is a file in its kind's folder, or an entry point of another package.
+
+Listing reads the files without importing them, so that a plugin may import what it likes.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness.contracts import Options
+from harness.errors import UsageError, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+Kind = Literal["method", "mix", "evaluation", "experiment"]
+
+PACKAGES: dict[Kind, str] = {
+    "method": "baselines",
+    "mix": "tasks.mixes",
+    "evaluation": "tasks.evals",
+    "experiment": "harness.experiments",
+}
+ENTRY_POINT_GROUPS: dict[Kind, str] = {
+    "method": "floe_bench.baselines",
+    "mix": "floe_bench.mixes",
+    "evaluation": "floe_bench.evals",
+    "experiment": "floe_bench.experiments",
+}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a plugin lives, and what its file says of itself (nothing is imported)."""
+
+    id: str
+    kind: Kind
+    module: str
+    file: Path
+    origin: str
+
+    @property
+    def description(self) -> str:
+        docstring = ast.get_docstring(self._tree) or ""
+        return docstring.strip().split("\n", 1)[0]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Option name -> default, as written in the plugin's class `Options`."""
+        return {
+            node.target.id: ast.unparse(node.value) if node.value else "required"
+            for cls in self._tree.body
+            if isinstance(cls, ast.ClassDef) and cls.name == "Options"
+            for node in cls.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+
+    @property
+    def _tree(self) -> ast.Module:
+        return ast.parse(self.file.read_text(encoding="utf-8"), filename=str(self.file))
+
+    def load(self) -> ModuleType:
+        """Import the plugin."""
+        return importlib.import_module(self.module)
+
+
+@cache
+def plugins(kind: Kind) -> dict[str, Plugin]:
+    """All plugins of a kind by id. Raises UsageError where two share one."""
+    found: dict[str, Plugin] = {}
+    for plugin in [*_in_folder(kind), *_in_packages(kind)]:
+        if plugin.id in found:
+            raise UsageError(
+                f"two {kind}s are called '{plugin.id}': {found[plugin.id].file} and {plugin.file}; rename one"
+            )
+        found[plugin.id] = plugin
+    return dict(sorted(found.items()))
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """The plugin of that id. Raises UsageError with the nearest ids."""
+    known = plugins(kind)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name]
+
+
+def _in_folder(kind: Kind) -> list[Plugin]:
+    package = PACKAGES[kind]
+    folder = ROOT.joinpath(*package.split("."))
+    return [
+        Plugin(file.stem, kind, f"{package}.{file.stem}", file, str(file.relative_to(ROOT)))
+        for file in sorted(folder.glob("*.py"))
+        if not file.stem.startswith("_")
+    ]
+
+
+def _in_packages(kind: Kind) -> list[Plugin]:
+    found = []
+    for point in entry_points(group=ENTRY_POINT_GROUPS[kind]):
+        origin = point.dist.name if point.dist else "unknown package"
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise UsageError(f"package '{origin}' announces {kind} '{point.name}', but {point.module} is missing")
+        found.append(Plugin(point.name, kind, point.module, Path(spec.origin), origin))
+    return found
+
+
+# --- method names with options --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MethodRef:
+    """A method with its options set. `name` is canonical: defaults left out, options in declared order."""
+
+    plugin: Plugin
+    options: Options
+
+    @property
+    def name(self) -> str:
+        changed = [
+            f"{key}={_text(value)}"
+            for key, value in self.options
+            if value != type(self.options).model_fields[key].default
+        ]
+        return ":".join([self.plugin.id, *changed])
+
+
+def parse_method(text: str) -> MethodRef:
+    """Read `name` or `name:key=value:key=value` (a list's items are joined by `+`).
+
+    Raises UsageError for an unknown method or option, or a value that the option refuses.
+    """
+    name, *pairs = text.split(":")
+    plugin = find("method", name)
+    options_class: type[Options] = getattr(plugin.load(), "Options", Options)
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"option '{pair}' of method '{name}' has no value: write {name}:option=value")
+        if key not in options_class.model_fields:
+            raise unknown(f"option of method '{name}':", key, options_class.model_fields)
+        values[key] = tuple(value.split("+")) if _is_list(options_class, key) else value
+    try:
+        return MethodRef(plugin, options_class.model_validate(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"method '{text}', option {first['loc'][0]}: {first['msg']}") from None
+
+
+def _is_list(options_class: type[Options], key: str) -> bool:
+    return "tuple" in str(options_class.model_fields[key].annotation)
+
+
+def _text(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,136 @@
+"""One cell, from its name to its record: the only file that knows the order.
+
+    plan -> train -> evaluate -> record
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from harness import models, stages
+from harness.contracts import AdapterPlan, Cell, Record, Score, TrainOutcome
+from harness.errors import UsageError
+from harness.files import digest
+from harness.identity import module_digests, provenance, result_settings, source_digests, versions
+from harness.inputs import Inputs
+from harness.preflight import trainable_names
+from harness.registry import MethodRef, find, parse_method
+from harness.workbench import Workbench
+
+ENGINE = tuple(
+    f"harness.{name}"
+    for name in (
+        "adapting", "data", "evaluate", "inputs", "models", "nll", "run", "scoring", "sources", "stages", "train",
+    )
+)  # fmt: skip
+
+
+def cell_identity(bench: Workbench, cell: Cell) -> dict[str, Any]:
+    """All that can change the cell's result, component by component (`why` compares two of these)."""
+    evals = [find("evaluation", name) for name in bench.settings.eval.evals]
+    return {
+        "cell": cell.model_dump(),
+        "settings": result_settings(bench.settings),
+        "method": source_digests(parse_method(cell.method).plugin.file),
+        "mix": source_digests(find("mix", cell.mix).file),
+        "evaluations": {plugin.id: source_digests(plugin.file) for plugin in evals},
+        "engine": module_digests(*ENGINE),
+        "data": bench.mix(cell.mix).digest,
+        "model": bench.model_ref.identity,
+        "versions": versions(),
+    }
+
+
+def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:
+    """Do what is not done of the cell, and write its record, ok or failed.
+
+    Raises UsageError for input that the user can mend; any other error becomes a failed record.
+    """
+    steps = _Steps(bench, cell, parse_method(cell.method))
+    try:
+        content = steps.run() | {"status": "ok"}
+    except UsageError:
+        raise
+    except Exception:  # whatever went wrong in this cell, the others go on; the record keeps all of it
+        content = {"status": "failed", "error": traceback.format_exc()}
+    record = Record(
+        cell=cell,
+        profile=bench.store.folder.name,
+        key=digest(identity),
+        identity=identity,
+        settings=bench.settings,
+        provenance=provenance() | {"model": bench.model_ref.identity},
+        data=_data_facts(bench, cell),
+        **content,
+    )
+    bench.store.write(record)
+    return record
+
+
+@dataclass
+class _Steps:
+    bench: Workbench
+    cell: Cell
+    method: MethodRef
+
+    def run(self) -> dict[str, Any]:
+        """The record's content."""
+        meta_model = models.on_meta(self.bench.settings.model)
+        inputs = Inputs(self.bench, self.cell, meta_model)
+        plan = self.method.plugin.load().plan(inputs, self.method.options)
+        expected = trainable_names(meta_model, plan)
+        training = None
+        if plan.adapts != "nothing":
+            rows = self.bench.mix(self.cell.mix).train
+            training = stages.run_training(self.bench, rows, plan, self.cell.seed, expected)
+        evals = [find("evaluation", name) for name in self.bench.settings.eval.evals]
+        scored = stages.run_evaluations(self.bench, evals, plan, training)
+        used = {"planning": sorted(inputs.account.stages)} | {
+            f"evaluation:{name}": f"evaluation-{stage.key}" for name, stage in scored.items()
+        }
+        if training:
+            used["training"] = f"training-{training.key}"
+        return {
+            "plan": plan_facts(plan, expected, self.bench.n_layers)
+            | {
+                "base_parameters": sum(p.numel() for p in meta_model.parameters()),
+                "cost_by_kind": inputs.account.by_kind,
+            },
+            "planning_cost": inputs.account.cost,
+            "stages": used,
+            "training": TrainOutcome.model_validate(training.result) if training else None,
+            "scores": {name: Score.model_validate(stage.result) for name, stage in scored.items()},
+        }
+
+
+def plan_facts(plan: AdapterPlan, expected: dict[str, int], n_layers: int) -> dict[str, Any]:
+    """The plan as JSON: what is trained, on which layers, at which rank."""
+    config = plan.peft_config
+    layers = list(getattr(config, "layers_to_transform", None) or range(n_layers))
+    return {
+        "adapts": plan.adapts,
+        "peft_config": _json_config(config) if config else None,
+        "layers": {"adapter": layers, "everything": list(range(n_layers)), "nothing": []}[plan.adapts],
+        "r": getattr(config, "r", None),
+        "trainable_parameters": sum(expected.values()),
+        "learning_rate_ratio": plan.learning_rate_ratio,
+        "details": plan.details,
+    }
+
+
+def _json_config(config: Any) -> dict[str, Any]:
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+
+
+def _data_facts(bench: Workbench, cell: Cell) -> dict[str, Any]:
+    mix = bench.mix(cell.mix)
+    return {
+        "source": bench.source.kind,
+        "digest": mix.digest,
+        "counts": mix.counts,
+        "train_rows": len(mix.train),
+        "validation_rows": len(mix.validation),
+        "revisions": bench.source.revisions,
+    }

@@ -1,0 +1,153 @@
+"""Every setting of a run, typed and checked. Profiles hold values; nothing else holds defaults.
+
+The defaults below are the paper's, or METHOD's where the paper leaves a choice open
+(HydraLoRA's training script, arXiv 2404.19245).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _split_commas(value: Any) -> Any:
+    """`--set key=a,b` arrives as one string."""
+    return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(Section):
+    """Which base model, and how it is read."""
+
+    id: str = Field(description="hub id of the weights")
+    source: Literal["hub", "packaged", "random"] = "hub"
+    revision: str | None = Field(None, description="commit to pin; None takes the hub's current one")
+    path: str | None = Field(None, description="local folder that holds the weights")
+    package: str | None = Field(None, description="installed package that carries the weights as GGUF")
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    prompt_format: Literal["auto", "chat", "alpaca"] = "auto"
+    config: dict[str, Any] = Field(default_factory=dict, description="architecture, as in config.json")
+
+
+class DataSettings(Section):
+    """Which rows are read, and how many of them serve for what."""
+
+    source: Literal["hub", "folder", "embedded"] = "hub"
+    path: str | None = Field(None, description="folder read when the source is 'folder'")
+    revisions: dict[str, str] = Field(default_factory=dict, description="dataset id -> commit to pin")
+    train_rows: int | None = Field(None, ge=1, description="None takes every training row")
+    validation_rows: int = Field(256, ge=1)
+    validation_fraction: float = Field(0.05, gt=0, lt=1)
+    pilot_fraction: float = Field(0.3, gt=0, le=1, description="rho: the pilot's share of the training rows")
+    calibration_rows: int = Field(256, ge=1, description="N, the Fisher sample")
+    pretrain_rows: int = Field(64, ge=1, description="passages of plain text for Taylor and forgetting")
+    max_length: int = Field(1024, ge=8, description="tokens; longer rows are truncated and counted")
+
+
+class AdapterSettings(Section):
+    """The adapter in PEFT's words."""
+
+    r: int = Field(4, ge=1)
+    lora_alpha: float = Field(32, gt=0)
+    num_experts: int = Field(4, ge=1, description="M")
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: Names = Field(("gate_proj", "up_proj", "down_proj"), min_length=1)
+    dtype: Literal["float32", "model"] = Field("float32", description="'model' keeps the base model's dtype")
+
+
+class TrainSettings(Section):
+    """The optimiser and its schedule; the same for every method."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    full_weights_dtype: Literal["float32", "model"] = Field(
+        "float32", description="of the weights themselves while they are trained"
+    )
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(8, ge=1, description="sequences per optimiser step")
+    micro_batch_size: int = Field(8, ge=1, description="sequences per forward; divides batch_size")
+    epochs: float = Field(1.0, gt=0)
+    group_by_length: bool = True
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = Field(200, ge=1, description="optimiser steps between resumable checkpoints")
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainSettings:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}"
+            )
+        return self
+
+
+class SelectionSettings(Section):
+    """How many layers are adapted, and how much Taylor importance they may hold."""
+
+    layer_fraction: float = Field(0.25, gt=0, le=1, description="K = ceil(layer_fraction * L)")
+    taylor_budget: float | None = Field(
+        None, gt=0, le=1, description="c, the share of all Taylor importance; None means K/L"
+    )
+
+    def max_layers(self, n_layers: int) -> int:
+        """K, the most layers a method may adapt, out of `n_layers` (METHOD, stage 2)."""
+        return math.ceil(self.layer_fraction * n_layers - 1e-9)
+
+    def budget_share(self, n_layers: int) -> float:
+        """c, the share of the summed Taylor importance that the adapted layers may hold."""
+        return self.max_layers(n_layers) / n_layers if self.taylor_budget is None else self.taylor_budget
+
+
+class SearchSettings(Section):
+    """The rank search's range and effort."""
+
+    r_min: int = Field(2, ge=1)
+    r_max: int = Field(16, ge=1)
+    trials: int = Field(100, ge=1)
+    probe_rows: int = Field(512, ge=1, description="training rows of one short adaptation")
+    probe_validation_rows: int = Field(
+        256, ge=1, description="other training rows that judge it; no evaluation ever scores them"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SearchSettings:
+        if self.r_min > self.r_max:
+            raise ValueError(f"r_min {self.r_min} is above r_max {self.r_max}")
+        return self
+
+
+class EvalSettings(Section):
+    """What is measured on every trained model."""
+
+    evals: Names = ("mmlu_0shot", "validation_nll", "pretrain_nll")
+    primary: str = Field("mmlu_0shot", description="the evaluation whose accuracy the main table shows")
+    questions_per_subject: int | None = Field(None, ge=1, description="None takes every question")
+    nll_mixes: Names = ("dolly", "flanv2", "medical", "code")
+    batch_size: int = Field(8, ge=1)
+
+
+class Settings(Section):
+    """A profile, resolved: everything that a run depends on but its method, mix and seed."""
+
+    description: str
+    methods: Names = Field(min_length=1)
+    mixes: Names = Field(min_length=1)
+    seeds: int = Field(1, ge=1, description="how many; they are 0, 1, ...")
+    model: ModelSettings
+    data: DataSettings = Field(default_factory=DataSettings)  # pyright: ignore[reportArgumentType]
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)  # pyright: ignore[reportArgumentType]
+    train: TrainSettings = Field(default_factory=TrainSettings)  # pyright: ignore[reportArgumentType]
+    selection: SelectionSettings = Field(default_factory=SelectionSettings)  # pyright: ignore[reportArgumentType]
+    search: SearchSettings = Field(default_factory=SearchSettings)  # pyright: ignore[reportArgumentType]
+    eval: EvalSettings = Field(default_factory=EvalSettings)  # pyright: ignore[reportArgumentType]

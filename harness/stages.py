@@ -1,0 +1,248 @@
+"""The pieces of work that cells share: train, measure, probe, evaluate.
+
+Each is found by the hash of all that can change its result, or done and kept. Stages take what they
+need as arguments; `run.py` knows their order.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import adapting, models, preflight
+from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer, TrainOutcome
+from harness.files import digest
+from harness.identity import module_digests, provenance, source_digests, versions
+from harness.nll import mean_nll, row_nll
+from harness.registry import ROOT, Plugin
+from harness.scoring import Evaluating
+from harness.store import Stage, write_arrays, write_items
+from harness.train import TrainJob, train
+from harness.workbench import Workbench
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+# --- identities -----------------------------------------------------------------------------------
+
+
+def _model_identity(bench: Workbench) -> dict[str, Any]:
+    settings = bench.settings
+    return {
+        "model": bench.model_ref.identity,
+        "dtype": settings.model.dtype,
+        "encoding": [settings.model.prompt_format, settings.data.max_length],
+        "versions": versions(),
+    }
+
+
+def training_identity(bench: Workbench, rows: Sequence[Row], plan: AdapterPlan, seed: int) -> dict[str, Any]:
+    """What a trained adapter or model depends on."""
+    settings = bench.settings
+    return _model_identity(bench) | {
+        "rows": _rows_digest(rows),
+        "adapts": plan.adapts,
+        "adapter": _config_identity(plan.peft_config),
+        "adapter_dtype": settings.adapter.dtype,
+        "train": settings.train.model_dump(exclude={"checkpoint_steps"}),
+        "learning_rate_ratio": plan.learning_rate_ratio,
+        "seed": seed,
+        "code": module_digests("harness.train", "harness.data", "harness.adapting", "harness.models"),
+    }
+
+
+def measure_identity(
+    bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a scorer's arrays depend on."""
+    return _model_identity(bench) | {
+        "scorer": f"{scorer.__module__}.{scorer.__qualname__}",
+        "rows": _rows_digest(rows),
+        "micro_batch_size": bench.settings.train.micro_batch_size,
+        "pilot": digest(pilot) if pilot else None,
+        "code": source_digests(Path(inspect.getfile(scorer))) | module_digests("harness.data", "harness.models"),
+    }
+
+
+def probe_identity(
+    bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int
+) -> dict[str, Any]:
+    """What a probe's validation NLL depends on."""
+    return training_identity(bench, rows, plan, seed) | {
+        "validation": _rows_digest(validation),
+        "nll": module_digests("harness.nll"),
+    }
+
+
+def evaluation_identity(
+    bench: Workbench, plugin: Plugin, items: Sequence[dict[str, Any]], training: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a score depends on; `training` is None for the base model."""
+    return _model_identity(bench) | {
+        "evaluation": plugin.id,
+        "items": digest(list(items)),
+        "batch_size": bench.settings.eval.batch_size,
+        "training": digest(training) if training else None,
+        "code": source_digests(plugin.file)
+        | module_digests("harness.evaluate", "harness.nll", "harness.scoring", "harness.data", "harness.models"),
+    }
+
+
+def _rows_digest(rows: Sequence[Row]) -> str:
+    return digest([vars(row) for row in rows])
+
+
+def _config_identity(config: PeftConfig | None) -> dict[str, Any] | None:
+    """The config's fields, and the source of the tuner where it is ours."""
+    if config is None:
+        return None
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    file = Path(inspect.getfile(type(config)))
+    if file.is_relative_to(ROOT):
+        values["code"] = {path.name: source_digests(path) for path in sorted(file.parent.glob("*.py"))}
+    return values
+
+
+# --- the work -------------------------------------------------------------------------------------
+
+
+def run_training(
+    bench: Workbench, rows: Sequence[Row], plan: AdapterPlan, seed: int, expected: dict[str, int]
+) -> Stage:
+    """Train what the plan says and keep it; a killed training resumes from its checkpoint.
+
+    expected: name -> size of the parameters that the plan trains, held against the real model.
+    """
+    identity = training_identity(bench, rows, plan, seed)
+    if found := bench.store.find("training", identity):
+        return found
+    folder = bench.store.stage_folder("training", identity)
+    with adapting.fresh(bench, plan, seed) as model:
+        job = _job(bench, rows, plan, seed, folder)
+        if plan.adapts == "adapter":
+            batch = bench.batches(rows[:2])[0]
+            preflight.check_adapter(model, expected, batch, bench.settings.adapter.dtype == "float32")
+        outcome = train(model, job)
+        size = adapting.save(model, folder / "adapter", bench.settings.model.dtype)
+    outcome = outcome.model_copy(update={"adapter_bytes": size})
+    return bench.store.keep(
+        "training",
+        identity,
+        result=outcome.model_dump(mode="json"),
+        cost=Cost(seconds=outcome.seconds, tokens=outcome.tokens),
+        provenance=provenance(),
+    )
+
+
+def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: Stage | None) -> Stage:
+    """Run a scorer over the rows, on the base model or with a trained pilot; arrays.safetensors is kept."""
+    identity = measure_identity(bench, scorer, rows, pilot.identity if pilot else None)
+    if found := bench.store.find("measure", identity):
+        return found
+    folder = bench.store.stage_folder("measure", identity)
+    batches = bench.batches(rows)
+    adapts = "adapter" if pilot else "nothing"
+    bench.progress(f"measuring {scorer.__name__} on {len(rows)} rows")
+    with adapting.trained(bench, adapts, _adapter_folder(bench, pilot)) as model:
+        start = time.perf_counter()
+        arrays = scorer(model, batches)
+        seconds = time.perf_counter() - start
+    write_arrays(folder / "arrays.safetensors", arrays)
+    tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    return bench.store.keep(
+        "measure", identity, cost=Cost(seconds=seconds, tokens=tokens), provenance=provenance()
+    )
+
+
+def run_probe(
+    bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int
+) -> Stage:
+    """Train shortly, measure the validation NLL, and keep the number alone."""
+    identity = probe_identity(bench, rows, validation, plan, seed)
+    if found := bench.store.find("probe", identity):
+        return found
+    folder = bench.store.stage_folder("probe", identity)
+    examples = bench.encode(validation)
+    start = time.perf_counter()
+    with adapting.fresh(bench, plan, seed) as model:
+        outcome = train(model, _job(bench, rows, plan, seed, folder))
+        scored = time.perf_counter()
+        batch_size = bench.settings.eval.batch_size
+        nll = mean_nll(row_nll(model.eval(), examples, batch_size, bench.tokenizer.pad_token_id))
+    seconds = outcome.seconds + time.perf_counter() - scored
+    tokens = outcome.tokens + sum(len(example["input_ids"]) for example in examples)
+    bench.progress(f"probe: validation NLL {nll:.4f} after {time.perf_counter() - start:.0f} s")
+    return bench.store.keep(
+        "probe",
+        identity,
+        result={"nll": nll, "training": outcome.model_dump(mode="json")},
+        cost=Cost(seconds=seconds, tokens=tokens),
+        provenance=provenance(),
+    )
+
+
+def run_evaluations(
+    bench: Workbench, plugins: Sequence[Plugin], plan: AdapterPlan, training: Stage | None
+) -> dict[str, Stage]:
+    """Score the trained model (None: the base model) by each evaluation that is not done; items are kept.
+
+    The model is put together once for all evaluations, and not at all where every one is done.
+    """
+    stages: dict[str, Stage] = {}
+    with ExitStack() as stack:
+        model = None
+        for plugin in plugins:
+            module = plugin.load()
+            base = None
+            if training is not None and getattr(module, "NEEDS_BASE", False):
+                base = run_evaluations(bench, [plugin], AdapterPlan("nothing"), None)[plugin.id]
+            evaluating = Evaluating(bench, Score.model_validate(base.result) if base else None)
+            items = module.items(evaluating)
+            identity = evaluation_identity(bench, plugin, items, training.identity if training else None)
+            stage = bench.store.find("evaluation", identity)
+            if stage is None:
+                if model is None:
+                    folder = _adapter_folder(bench, training)
+                    model = stack.enter_context(adapting.trained(bench, plan.adapts, folder))
+                bench.progress(f"evaluating {plugin.id} on {len(items)} items")
+                stage = _evaluate(bench, module, evaluating.on(model), items, identity)
+            stages[plugin.id] = stage
+    return stages
+
+
+def _evaluate(
+    bench: Workbench, module: Any, evaluating: Evaluating, items: list[dict[str, Any]], identity: dict[str, Any]
+) -> Stage:
+    scored = module.score(evaluating, items)
+    write_items(bench.store.stage_folder("evaluation", identity) / "items.parquet", scored.items)
+    return bench.store.keep(
+        "evaluation",
+        identity,
+        result=scored.score.model_dump(mode="json"),
+        cost=Cost(seconds=scored.score.seconds, tokens=scored.score.tokens),
+        provenance=provenance(),
+    )
+
+
+def _job(bench: Workbench, rows: Sequence[Row], plan: AdapterPlan, seed: int, folder: Path) -> TrainJob:
+    settings = bench.settings
+    return TrainJob(
+        examples=bench.encode(rows),
+        settings=settings.train,
+        learning_rate=settings.train.learning_rate * plan.learning_rate_ratio,
+        seed=seed,
+        folder=folder,
+        pad_token_id=bench.tokenizer.pad_token_id,
+        bf16=settings.model.dtype == "bfloat16",
+        progress=bench.progress,
+    )
+
+
+def _adapter_folder(bench: Workbench, training: Stage | None) -> Path | None:
+    return bench.store.stage_folder("training", training.identity) / "adapter" if training else None

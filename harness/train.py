@@ -1,0 +1,173 @@
+"""The one training path: transformers' Trainer on accelerate, for every method, pilot and probe."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.contracts import TrainOutcome
+from harness.data import Example, collate
+from harness.files import write_json
+from harness.memory import peak_memory
+from harness.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
+
+Progress = Callable[[str], None]
+
+
+class NonFiniteLoss(Exception):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What `train` needs beside the model.
+
+    folder: holds checkpoints while training runs; a killed run resumes from the newest one.
+    bf16: compute under bfloat16 autocast.
+    """
+
+    examples: Sequence[Example]
+    settings: TrainSettings
+    learning_rate: float
+    seed: int
+    folder: Path
+    pad_token_id: int
+    bf16: bool
+    progress: Progress
+
+
+def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
+    """Train the parameters that require gradients, in place. Raises NonFiniteLoss."""
+    trainer = _trainer(model, job)
+    checkpoint = _newest_checkpoint(job.folder)
+    with peak_memory() as peak:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    shutil.rmtree(_checkpoints(job.folder), ignore_errors=True)
+    seconds = trainer.clock.seconds()
+    tokens = int(trainer.state.num_input_tokens_seen)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return TrainOutcome(
+        trainable_parameters=sum(p.numel() for p in trainable),
+        total_parameters=sum(p.numel() for p in model.parameters()),
+        adapter_bytes=sum(p.numel() * p.element_size() for p in trainable),
+        optimizer_steps=trainer.state.global_step,
+        tokens=tokens,
+        truncated_rows=sum(example["truncated"] for example in job.examples),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        peak_bytes=peak.bytes,
+        peak_kind=peak.kind,
+        loss_curve=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        learning_rate=job.learning_rate,
+    )
+
+
+def _trainer(model: Any, job: TrainJob) -> Any:
+    from transformers import Trainer
+
+    clock = _make_clock(job)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(job),
+        train_dataset=list(job.examples),  # pyright: ignore[reportArgumentType]
+        data_collator=lambda examples: collate(examples, job.pad_token_id),
+        callbacks=[clock],
+    )
+    trainer.clock = clock  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.remove_callback(_printer())
+    return trainer
+
+
+def _printer() -> type:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _arguments(job: TrainJob) -> TrainingArguments:
+    import torch
+    from transformers import TrainingArguments
+
+    settings = job.settings
+    return TrainingArguments(
+        output_dir=str(_checkpoints(job.folder)),
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        bf16=job.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=job.seed,
+        data_seed=job.seed,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
+        activation_checkpointing=settings.gradient_checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a NaN must be seen, not replaced by the running mean
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=1,
+        include_num_input_tokens_seen="non_padding",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _checkpoints(folder: Path) -> Path:
+    return folder / "checkpoints"
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its state is the last file the Trainer writes."""
+    found = [path for path in _checkpoints(folder).glob("checkpoint-*") if (path / "elapsed.json").exists()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _make_clock(job: TrainJob) -> Any:
+    """A callback that counts seconds across resumptions, reports progress, and stops at a non-finite loss."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            checkpoint = _newest_checkpoint(job.folder)
+            self.before = json.loads((checkpoint / "elapsed.json").read_text()) if checkpoint else 0.0
+            self.start = time.perf_counter()
+
+        def seconds(self) -> float:
+            return self.before + time.perf_counter() - self.start
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = _checkpoints(job.folder) / f"checkpoint-{state.global_step}"
+            write_json(folder / "elapsed.json", self.seconds())
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is None:
+                return
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(f"the loss is {loss} at optimiser step {state.global_step}")
+            speed = state.num_input_tokens_seen / self.seconds()
+            left = (state.max_steps - state.global_step) * self.seconds() / max(1, state.global_step)
+            job.progress(
+                f"step {state.global_step}/{state.max_steps}  loss {loss:.3f}  {speed:.0f} tokens/s  {left:.0f} s left"
+            )
+
+    return Clock()

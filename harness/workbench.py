@@ -1,0 +1,76 @@
+"""What the cells of one process share: settings, data, and the base model, each loaded once and only if needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+from harness import data, models
+from harness.contracts import Batch, Row
+from harness.data import Example, MixData
+from harness.settings import Settings
+from harness.sources import open_source
+from harness.store import Store
+
+
+class Workbench:
+    """Loads lazily, so that finding out what is done needs no weights."""
+
+    def __init__(self, settings: Settings, store: Store, progress: Callable[[str], None]):
+        self.settings = settings
+        self.store = store
+        self.progress = progress
+        self._mixes: dict[str, MixData] = {}
+
+    # --- model ---
+
+    @cached_property
+    def model_ref(self) -> models.ModelRef:
+        return models.locate(self.settings.model)
+
+    @cached_property
+    def n_layers(self) -> int:
+        return models.architecture(self.settings.model).num_hidden_layers
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        self.progress(f"loading {self.settings.model.id}")
+        return models.load(self.settings.model)
+
+    @property
+    def base(self) -> Any:
+        """The base model. Whoever changes it changes it back."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._loaded[1]
+
+    # --- data ---
+
+    @cached_property
+    def source(self) -> Any:
+        return open_source(self.settings.data)
+
+    def mix(self, name: str) -> MixData:
+        """A mix, split."""
+        if name not in self._mixes:
+            self._mixes[name] = data.split_mix(name, self.source, self.settings.data)
+        return self._mixes[name]
+
+    @cached_property
+    def text(self) -> tuple[list[Row], list[Row]]:
+        """Plain text: passages for Taylor importance, and others held out."""
+        return data.split_text(self.source, self.settings.data)
+
+    def encode(self, rows: Iterable[Row]) -> list[Example]:
+        return data.encode(
+            rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length
+        )
+
+    def batches(self, rows: Iterable[Row]) -> list[Batch]:
+        """Right-padded batches for scoring, at the training's micro-batch size."""
+        return data.batches(
+            self.encode(rows), self.settings.train.micro_batch_size, self.tokenizer.pad_token_id
+        )

@@ -1,0 +1,1 @@
+"""Data mixes: one file each."""

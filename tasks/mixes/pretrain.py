@@ -1,0 +1,14 @@
+"""Plain prose, for Taylor importance and for measuring forgetting; not an instruction mix."""
+
+from collections.abc import Iterator
+
+from harness.contracts import Row, RowSource
+
+PUBLISHED_SIZE = (3_249, 250)  # rows, mean tokens of prompt and completion: for planning without the data
+
+
+def rows(source: RowSource) -> Iterator[Row]:
+    options = {"name": "wikitext-2-raw-v1"} if source.kind == "hub" else {}
+    for raw in source.read("pretrain", hub="Salesforce/wikitext", columns=("text",), **options):
+        if len(raw["text"]) >= 400:
+            yield Row("", raw["text"].strip(), domain="pretrain", task=raw.get("source", ""))
