@@ -64,5 +64,8 @@ def with_searched_rank(
         "optimum_at_edge": search.at_edge,
     }
     return AdapterPlan(
-        "adapter", moe_lora(inputs, layers, search.r), rank_range=(search.low, search.high), details=details | history
+        "adapter",
+        moe_lora(inputs, layers, search.r),
+        rank_range=(search.low, search.high),
+        details=details | history,
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.contracts import AdapterPlan
+from harness.floe.loading import load_adapter
 from harness.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -74,27 +75,8 @@ def trained(bench: Workbench, adapts: Adapts, folder: Path | None) -> Iterator[A
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=bench.base.dtype)
         yield model.to(bench.base.device).eval()
     else:
-        model = load_adapter(bench.base, folder, bench.settings.adapter.dtype == "float32")
+        model = load_adapter(bench.base, folder, autocast_adapter_dtype=bench.settings.adapter.dtype == "float32")
         try:
             yield model.eval()
         finally:
             model.unload()
-
-
-def load_adapter(base: Any, folder: Path, float32: bool) -> Any:
-    """`PeftModel.from_pretrained`, but missing or unexpected keys raise ValueError; PEFT only warns."""
-    from peft import PeftConfig, PeftModel
-    from peft.utils import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        saved = set(file.keys())
-    model = PeftModel.from_pretrained(
-        base, folder, config=PeftConfig.from_pretrained(folder), autocast_adapter_dtype=float32
-    )
-    expected = set(get_peft_model_state_dict(model))
-    if saved != expected:
-        model.unload()
-        missing, unexpected = sorted(expected - saved), sorted(saved - expected)
-        raise ValueError(f"adapter {folder}: missing keys {missing[:3]}, unexpected keys {unexpected[:3]}")
-    return model

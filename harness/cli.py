@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"floe-bench: {error}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print("floe-bench: interrupted; what is finished is kept, run the same command to go on", file=sys.stderr)
+        print(
+            "floe-bench: interrupted; what is finished is kept, run the same command to go on",
+            file=sys.stderr,
+        )
         return INTERRUPTED
 
 
@@ -89,7 +92,8 @@ def _checked(settings: Settings) -> Settings:
         registry.find("evaluation", name)
     if settings.eval.primary not in settings.eval.evals:
         raise UsageError(
-            f"setting eval.primary = '{settings.eval.primary}' is not among eval.evals: {', '.join(settings.eval.evals)}"
+            f"setting eval.primary = '{settings.eval.primary}' is not among eval.evals: "
+            + ", ".join(settings.eval.evals)
         )
     return settings.model_copy(update={"methods": methods})
 
@@ -113,7 +117,12 @@ def _list(options: argparse.Namespace) -> int:
         for kind in kinds
     }
     listing["profile"] = [
-        {"id": name, "description": profiles.load(name).description, "options": {}, "origin": f"harness/profiles/{name}.toml"}
+        {
+            "id": name,
+            "description": profiles.load(name).description,
+            "options": {},
+            "origin": f"harness/profiles/{name}.toml",
+        }
         for name in profiles.names()
     ]
     if options.json:

@@ -159,7 +159,7 @@ class EvaluationInputs(Protocol):
         ...
 
     def nll(self, rows: Sequence[Row]) -> pd.DataFrame:
-        """Per row: `nll` (summed over completion tokens, nats), `tokens` (how many), `tokens_read` (with the prompt)."""
+        """Per row: `nll` (summed over completion tokens, nats), `tokens` (how many), `tokens_read` (all)."""
         ...
 
     def multiple_choice(self, task: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> Scored:

@@ -84,7 +84,11 @@ def split_mix(name: str, source: Source, settings: DataSettings) -> MixData:
     counts |= {"train_available": len(train), "validation_available": len(validation)}
     return MixData(
         _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows, but data.train_rows"),
-        _capped(validation, settings.validation_rows, f"mix '{name}' has {{}} validation rows, but data.validation_rows"),
+        _capped(
+            validation,
+            settings.validation_rows,
+            f"mix '{name}' has {{}} validation rows, but data.validation_rows",
+        ),
         counts,
     )
 

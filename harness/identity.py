@@ -69,7 +69,12 @@ def module_digests(*modules: str) -> dict[str, str]:
 def result_settings(settings: Settings) -> dict[str, Any]:
     """The settings that can change a cell's result: not where files lie, nor what else is in the grid."""
     values = settings.model_dump(mode="json", exclude={"description", "methods", "mixes", "seeds"})
-    for section, key in (("model", "path"), ("data", "path"), ("eval", "primary"), ("train", "checkpoint_steps")):
+    for section, key in (
+        ("model", "path"),
+        ("data", "path"),
+        ("eval", "primary"),
+        ("train", "checkpoint_steps"),
+    ):
         del values[section][key]
     return values
 

@@ -48,10 +48,11 @@ class Account:
 class Inputs:
     """Runs what a method asks for, on the cell's mix and seed."""
 
-    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any):
+    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any, identity: dict[str, Any]):
         self._bench = bench
         self._cell = cell
         self._meta_model = meta_model
+        self._identity = identity
         self.settings = bench.settings
         self.seed = cell.seed
         self.n_layers = bench.n_layers
@@ -73,15 +74,8 @@ class Inputs:
         return self.account.charge(stage).result["nll"]
 
     def workspace(self, purpose: str) -> Path | None:
-        """One folder per purpose, data, model and settings."""
-        identity = {
-            "purpose": purpose,
-            "model": self._bench.model_ref.identity,
-            "data": self._bench.mix(self._cell.mix).digest,
-            "cell": self._cell.model_dump(),
-            "settings": self.settings.model_dump(mode="json", exclude={"eval", "methods", "mixes", "seeds"}),
-        }
-        folder = self._bench.store.folder / "workspaces" / f"{purpose}-{digest(identity)}"
+        """One folder per purpose and per state of all that the method's plan depends on."""
+        folder = self._bench.store.folder / "workspaces" / f"{purpose}-{digest(self._identity)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

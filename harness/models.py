@@ -102,9 +102,7 @@ def _from_hub(settings: ModelSettings) -> ModelRef:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(settings.id, revision=settings.revision, allow_patterns=list(WEIGHT_FILES))
-        )
+        folder = Path(snapshot_download(settings.id, revision=settings.revision, allow_patterns=list(WEIGHT_FILES)))
     except GatedRepoError as error:
         raise UsageError(
             f"the weights of {settings.id} are gated: accept the licence on its page and run `hf auth login`, "
@@ -174,6 +172,4 @@ def byte_tokenizer() -> Any:
     backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")

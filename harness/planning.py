@@ -70,9 +70,7 @@ class DryInputs:
         stage = None
         if rows is not None and (pilot is None or trained is not None):
             pilot_identity = trained.identity if trained else None
-            identity = self._identity(
-                lambda: stages.measure_identity(self._bench, scorer, rows, pilot_identity)
-            )
+            identity = self._identity(lambda: stages.measure_identity(self._bench, scorer, rows, pilot_identity))
             stage = self._bench.store.find("measure", identity) if identity else None
         limits = {"task": self.settings.data.calibration_rows, "pretrain": self.settings.data.pretrain_rows}
         tokens = self._tokens(rows, limits.get(on, 0))

@@ -1,6 +1,6 @@
 """One cell, from its name to its record: the only file that knows the order.
 
-    plan -> train -> evaluate -> record
+plan -> train -> evaluate -> record
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:
 
     Raises UsageError for input that the user can mend; any other error becomes a failed record.
     """
-    steps = _Steps(bench, cell, parse_method(cell.method))
+    steps = _Steps(bench, cell, parse_method(cell.method), identity)
     try:
         content = steps.run() | {"status": "ok"}
     except UsageError:
@@ -74,11 +74,12 @@ class _Steps:
     bench: Workbench
     cell: Cell
     method: MethodRef
+    identity: dict[str, Any]
 
     def run(self) -> dict[str, Any]:
         """The record's content."""
         meta_model = models.on_meta(self.bench.settings.model)
-        inputs = Inputs(self.bench, self.cell, meta_model)
+        inputs = Inputs(self.bench, self.cell, meta_model, _planning_identity(self.identity))
         plan = self.method.plugin.load().plan(inputs, self.method.options)
         expected = trainable_names(meta_model, plan)
         training = None
@@ -103,6 +104,12 @@ class _Steps:
             "training": TrainOutcome.model_validate(training.result) if training else None,
             "scores": {name: Score.model_validate(stage.result) for name, stage in scored.items()},
         }
+
+
+def _planning_identity(identity: dict[str, Any]) -> dict[str, Any]:
+    """The cell's identity without what only its evaluation depends on."""
+    settings = {key: value for key, value in identity["settings"].items() if key != "eval"}
+    return {key: value for key, value in identity.items() if key != "evaluations"} | {"settings": settings}
 
 
 def plan_facts(plan: AdapterPlan, expected: dict[str, int], n_layers: int) -> dict[str, Any]:

@@ -86,9 +86,7 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _divides(self) -> TrainSettings:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}"
-            )
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
 
 

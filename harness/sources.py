@@ -57,7 +57,8 @@ class FolderSource(_Mixes):
             raise UsageError(f"data folder {self.folder}: there is no such folder")
         there = sorted(path.name for path in self.folder.glob("*.jsonl*"))
         raise UsageError(
-            f"data folder {self.folder}: {file}.jsonl or {file}.jsonl.gz is missing (there: {', '.join(there) or 'none'})"
+            f"data folder {self.folder}: {file}.jsonl or {file}.jsonl.gz is missing; "
+            f"there: {', '.join(there) or 'no *.jsonl* at all'}"
         )
 
 
@@ -122,4 +123,6 @@ def _check_columns(row: Any, columns: Sequence[str], place: str) -> None:
         raise UsageError(f"{place}: a JSON object was expected, not {type(row).__name__}")
     for column in columns:
         if column not in row:
-            raise UsageError(f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column"))
+            raise UsageError(
+                f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column")
+            )

@@ -7,22 +7,21 @@ need as arguments; `run.py` knows their order.
 from __future__ import annotations
 
 import inspect
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import adapting, models, preflight
-from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer, TrainOutcome
+from harness import adapting, preflight
+from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer
 from harness.files import digest
 from harness.identity import module_digests, provenance, source_digests, versions
 from harness.nll import mean_nll, row_nll
 from harness.registry import ROOT, Plugin
 from harness.scoring import Evaluating
 from harness.store import Stage, write_arrays, write_items
-from harness.train import TrainJob, train
+from harness.train import TrainJob, discard_checkpoints, train
 from harness.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -131,13 +130,15 @@ def run_training(
         outcome = train(model, job)
         size = adapting.save(model, folder / "adapter", bench.settings.model.dtype)
     outcome = outcome.model_copy(update={"adapter_bytes": size})
-    return bench.store.keep(
+    stage = bench.store.keep(
         "training",
         identity,
         result=outcome.model_dump(mode="json"),
         cost=Cost(seconds=outcome.seconds, tokens=outcome.tokens),
         provenance=provenance(),
     )
+    discard_checkpoints(folder)
+    return stage
 
 
 def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: Stage | None) -> Stage:
@@ -155,14 +156,10 @@ def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: St
         seconds = time.perf_counter() - start
     write_arrays(folder / "arrays.safetensors", arrays)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-    return bench.store.keep(
-        "measure", identity, cost=Cost(seconds=seconds, tokens=tokens), provenance=provenance()
-    )
+    return bench.store.keep("measure", identity, cost=Cost(seconds=seconds, tokens=tokens), provenance=provenance())
 
 
-def run_probe(
-    bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int
-) -> Stage:
+def run_probe(bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int) -> Stage:
     """Train shortly, measure the validation NLL, and keep the number alone."""
     identity = probe_identity(bench, rows, validation, plan, seed)
     if found := bench.store.find("probe", identity):
@@ -178,13 +175,15 @@ def run_probe(
     seconds = outcome.seconds + time.perf_counter() - scored
     tokens = outcome.tokens + sum(len(example["input_ids"]) for example in examples)
     bench.progress(f"probe: validation NLL {nll:.4f} after {time.perf_counter() - start:.0f} s")
-    return bench.store.keep(
+    stage = bench.store.keep(
         "probe",
         identity,
         result={"nll": nll, "training": outcome.model_dump(mode="json")},
         cost=Cost(seconds=seconds, tokens=tokens),
         provenance=provenance(),
     )
+    discard_checkpoints(folder)
+    return stage
 
 
 def run_evaluations(
@@ -195,14 +194,12 @@ def run_evaluations(
     The model is put together once for all evaluations, and not at all where every one is done.
     """
     stages: dict[str, Stage] = {}
+    base_scores = _base_scores(bench, plugins) if training is not None else {}
     with ExitStack() as stack:
         model = None
         for plugin in plugins:
             module = plugin.load()
-            base = None
-            if training is not None and getattr(module, "NEEDS_BASE", False):
-                base = run_evaluations(bench, [plugin], AdapterPlan("nothing"), None)[plugin.id]
-            evaluating = Evaluating(bench, Score.model_validate(base.result) if base else None)
+            evaluating = Evaluating(bench, base_scores.get(plugin.id))
             items = module.items(evaluating)
             identity = evaluation_identity(bench, plugin, items, training.identity if training else None)
             stage = bench.store.find("evaluation", identity)
@@ -216,8 +213,19 @@ def run_evaluations(
     return stages
 
 
+def _base_scores(bench: Workbench, plugins: Sequence[Plugin]) -> dict[str, Score]:
+    """The base model's scores that the evaluations compare with, before any adapter is put on it."""
+    needed = [plugin for plugin in plugins if getattr(plugin.load(), "NEEDS_BASE", False)]
+    stages = run_evaluations(bench, needed, AdapterPlan("nothing"), None)
+    return {name: Score.model_validate(stage.result) for name, stage in stages.items()}
+
+
 def _evaluate(
-    bench: Workbench, module: Any, evaluating: Evaluating, items: list[dict[str, Any]], identity: dict[str, Any]
+    bench: Workbench,
+    module: Any,
+    evaluating: Evaluating,
+    items: list[dict[str, Any]],
+    identity: dict[str, Any],
 ) -> Stage:
     scored = module.score(evaluating, items)
     write_items(bench.store.stage_folder("evaluation", identity) / "items.parquet", scored.items)

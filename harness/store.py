@@ -1,8 +1,8 @@
 """What is done and what is not: stages and records of one results folder.
 
-    <results>/<profile>/stages/<kind>-<key>/   stage.json, arrays, items, adapter: done once stage.json is there
-    <results>/<profile>/records/<cell>-<key>.json
-    <results>/<profile>/tables/
+<results>/<profile>/stages/<kind>-<key>/   stage.json, arrays, items, adapter: done once stage.json is there
+<results>/<profile>/records/<cell>-<key>.json
+<results>/<profile>/tables/
 """
 
 from __future__ import annotations

@@ -51,7 +51,6 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     checkpoint = _newest_checkpoint(job.folder)
     with peak_memory() as peak:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    shutil.rmtree(_checkpoints(job.folder), ignore_errors=True)
     seconds = trainer.clock.seconds()
     tokens = int(trainer.state.num_input_tokens_seen)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -69,6 +68,11 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
         loss_curve=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         learning_rate=job.learning_rate,
     )
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Remove what a resumed training would need: the training is done and kept."""
+    shutil.rmtree(_checkpoints(folder), ignore_errors=True)
 
 
 def _trainer(model: Any, job: TrainJob) -> Any:
@@ -117,8 +121,7 @@ def _arguments(job: TrainJob) -> TrainingArguments:
         activation_checkpointing=settings.gradient_checkpointing,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a NaN must be seen, not replaced by the running mean
-        save_strategy="steps",
-        save_steps=settings.checkpoint_steps,
+        save_strategy="no",  # the clock asks for checkpoints: none is written after the last step
         save_total_limit=1,
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
@@ -139,7 +142,7 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _make_clock(job: TrainJob) -> Any:
-    """A callback that counts seconds across resumptions, reports progress, and stops at a non-finite loss."""
+    """A callback: seconds across resumptions, checkpoints, progress, and a stop at a non-finite loss."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -153,6 +156,10 @@ def _make_clock(job: TrainJob) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            due = state.global_step % job.settings.checkpoint_steps == 0
+            control.should_save = due and state.global_step < state.max_steps
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = _checkpoints(job.folder) / f"checkpoint-{state.global_step}"

@@ -65,12 +65,8 @@ class Workbench:
         return data.split_text(self.source, self.settings.data)
 
     def encode(self, rows: Iterable[Row]) -> list[Example]:
-        return data.encode(
-            rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length
-        )
+        return data.encode(rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length)
 
     def batches(self, rows: Iterable[Row]) -> list[Batch]:
         """Right-padded batches for scoring, at the training's micro-batch size."""
-        return data.batches(
-            self.encode(rows), self.settings.train.micro_batch_size, self.tokenizer.pad_token_id
-        )
+        return data.batches(self.encode(rows), self.settings.train.micro_batch_size, self.tokenizer.pad_token_id)

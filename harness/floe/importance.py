@@ -167,9 +167,7 @@ def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741
 def _samples_by_layers(G: ArrayLike) -> NDArray[np.float64]:
     G = np.atleast_2d(np.asarray(G, dtype=np.float64))
     if G.ndim != 2 or G.size == 0:
-        raise ValueError(
-            f"G has shape {G.shape}; expected (N, L) or (L,), with at least one sample and one layer."
-        )
+        raise ValueError(f"G has shape {G.shape}; expected (N, L) or (L,), with at least one sample and one layer.")
     return G
 
 
@@ -246,12 +244,8 @@ def _sum_by_layer(
     with _scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         for first in range(0, len(weights), step):
             group = weights[first : first + step]
-            measured = _measure_gradients(
-                batches, loss, measure, [weight for layer in group for weight in layer]
-            )
-            sums += [
-                sum(measured[weight].item() for weight in layer if weight in measured) for layer in group
-            ]
+            measured = _measure_gradients(batches, loss, measure, [weight for layer in group for weight in layer])
+            sums += [sum(measured[weight].item() for weight in layer if weight in measured) for layer in group]
     return np.array(sums)
 
 

@@ -179,8 +179,6 @@ def _create_or_load(backend: "BaseStorage") -> "Study":
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(level, optuna.logging.WARNING))
     try:
-        return optuna.create_study(
-            study_name=STUDY_NAME, storage=backend, direction="minimize", load_if_exists=True
-        )
+        return optuna.create_study(study_name=STUDY_NAME, storage=backend, direction="minimize", load_if_exists=True)
     finally:
         optuna.logging.set_verbosity(level)

@@ -89,15 +89,11 @@ def test_every_row_has_a_check_that_asserts(rows: list[dict[str, str]], checks: 
     assert len({row["instruction"] for row in rows}) == len(rows)
     for row, check in zip(rows, checks, strict=True):
         asserts = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(check["check"])))
-        defines = any(
-            isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(row["output"]).body
-        )
+        defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(row["output"]).body)
         assert asserts >= (2 if defines else 1), row["instruction"]
 
 
-def test_every_output_runs_and_passes_its_check(
-    rows: list[dict[str, str]], checks: list[dict[str, str]]
-) -> None:
+def test_every_output_runs_and_passes_its_check(rows: list[dict[str, str]], checks: list[dict[str, str]]) -> None:
     """Each solution executes in a fresh namespace and does what its check says."""
     problems = run_all([(row["output"], check["check"]) for row, check in zip(rows, checks, strict=True)])
     failed = [
@@ -108,9 +104,7 @@ def test_every_output_runs_and_passes_its_check(
     assert not failed, "\n".join(failed)
 
 
-def test_every_check_fails_for_an_emptied_output(
-    rows: list[dict[str, str]], checks: list[dict[str, str]]
-) -> None:
+def test_every_check_fails_for_an_emptied_output(rows: list[dict[str, str]], checks: list[dict[str, str]]) -> None:
     """No check is vacuous: with the names bound but nothing behind them, it fails, and in the check."""
     pairs = [(emptied(row["output"]), check["check"]) for row, check in zip(rows, checks, strict=True)]
     problems = run_all(pairs)

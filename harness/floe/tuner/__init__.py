@@ -18,7 +18,7 @@ from .config import PEFT_TYPE, MoeLoraConfig
 from .gates import GateCollector, GateStatistics, gate_statistics
 from .layer import MoeLoraLayer, MoeLoraLinear
 from .mask import layer_masks
-from .model import MoeLoraModel, load_adapter
+from .model import MoeLoraModel
 
 __all__ = [
     "PEFT_TYPE",
@@ -30,7 +30,6 @@ __all__ = [
     "MoeLoraModel",
     "gate_statistics",
     "layer_masks",
-    "load_adapter",
     "register",
 ]
 
@@ -52,9 +51,7 @@ def register() -> None:
     for table, entry in tables:
         taken_by = table.get(PEFT_TYPE, entry)
         if _identity(taken_by) != _identity(entry):
-            raise RuntimeError(
-                f"PEFT's key {PEFT_TYPE!r} is taken by {taken_by!r}, so it cannot stand for {entry!r}."
-            )
+            raise RuntimeError(f"PEFT's key {PEFT_TYPE!r} is taken by {taken_by!r}, so it cannot stand for {entry!r}.")
     for table, entry in tables:
         table[PEFT_TYPE] = entry
 

@@ -93,10 +93,7 @@ class MoeLoraConfig(PeftConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as a dictionary, sets as sorted lists: equal configurations save equal files."""
-        return {
-            name: sorted(value) if isinstance(value, set) else value
-            for name, value in super().to_dict().items()
-        }
+        return {name: sorted(value) if isinstance(value, set) else value for name, value in super().to_dict().items()}
 
 
 def _check_count(name: str, value: int) -> None:

@@ -25,7 +25,7 @@ class MoeLoraLayer(BaseTunerLayer):
     """What a MoE-LoRA layer holds: per adapter A, the stacked experts B and the router R.
 
     They are bias-free `nn.Linear`s with weights `moe_lora_A` (r, d_in), `moe_lora_B` (d_out, M·r), where
-    expert i = 0..M-1 fills columns i·r to (i+1)·r, and `moe_lora_router` (M, d_in).
+    expert i = 0..M-1 fills columns i·r to (i+1)·r, and for M > 1 `moe_lora_router` (M, d_in).
 
     Attributes:
         mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1; a scalar
@@ -64,7 +64,8 @@ class MoeLoraLayer(BaseTunerLayer):
         self.moe_lora_dropout[adapter_name] = dropout
         # nn.Linear itself starts kaiming-uniform with a = √5.
         self.moe_lora_A[adapter_name] = nn.Linear(self.in_features, r, bias=False)
-        self.moe_lora_router[adapter_name] = nn.Linear(self.in_features, num_experts, bias=False)
+        if num_experts > 1:  # the softmax over one expert is 1: a router could not learn
+            self.moe_lora_router[adapter_name] = nn.Linear(self.in_features, num_experts, bias=False)
         experts = nn.Linear(num_experts * r, self.out_features, bias=False)
         if config.init_weights:
             nn.init.zeros_(experts.weight)
@@ -139,9 +140,15 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
         x = self._cast_input_dtype(x, _compute_dtype(x, lora_A.weight))
         hidden = lora_A(self.moe_lora_dropout[adapter_name](x))
         # The scale rides on the gates: they are small, and in float32 so is the gradient of the mask.
-        gate = gates(self.moe_lora_router[adapter_name](x)) * self._scale(adapter_name, x)
+        gate = self._gate(adapter_name, x) * self._scale(adapter_name, x)
         weighted = gate.to(hidden.dtype).unsqueeze(-1) * hidden.unsqueeze(-2)
         return self.moe_lora_B[adapter_name](weighted.flatten(-2))
+
+    def _gate(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+        """w (..., M) in float32; a single expert has no router."""
+        if adapter_name not in self.moe_lora_router:
+            return x.new_ones((*x.shape[:-1], 1), dtype=torch.float32)
+        return gates(self.moe_lora_router[adapter_name](x))
 
 
 def _compute_dtype(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:

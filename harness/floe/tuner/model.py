@@ -1,19 +1,15 @@
-"""MoE-LoRA as a PEFT tuner: which modules become MoE-LoRA layers, and how adapters come back from disk."""
+"""MoE-LoRA as a PEFT tuner: which modules become MoE-LoRA layers."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import get_pattern_key
-from safetensors import safe_open
 from torch import nn
 
 from .config import MoeLoraConfig
@@ -62,9 +58,7 @@ class MoeLoraModel(BaseTuner):
         ]
         patterns = cast(MoeLoraConfig, self.peft_config[adapter_name]).experts_pattern
         unmatched = [
-            pattern
-            for pattern in patterns
-            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
+            pattern for pattern in patterns if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names)
         ]
         if unmatched:
             warnings.warn(
@@ -94,44 +88,6 @@ class MoeLoraModel(BaseTuner):
             return
         new_module = MoeLoraLinear(_checked(target, current_key), adapter_name, config=config, **sizes)
         self._replace_module(parent, target_name, new_module, target)
-
-
-def load_adapter(
-    model: nn.Module,
-    folder: str | PathLike[str],
-    *,
-    is_trainable: bool = False,
-    autocast_adapter_dtype: bool = True,
-) -> PeftModel:
-    """`PeftModel.from_pretrained`, strict: every adapter weight comes from the file and every weight is used.
-
-    Args:
-        model: the base model, changed in place; unloaded again when the keys do not agree.
-        folder: what `save_pretrained` wrote, with safetensors.
-        is_trainable: as in PEFT; False freezes the adapter and puts the model in eval mode.
-        autocast_adapter_dtype: as in PEFT; True holds half-precision adapters in float32.
-
-    Raises:
-        ValueError: there is no safetensors file, or it lacks keys of the adapter, or has others.
-    """
-    path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
-    if not path.is_file():
-        raise ValueError(f"{folder} must hold {SAFETENSORS_WEIGHTS_NAME}, as written by save_pretrained.")
-    with safe_open(path, framework="pt") as file:
-        saved = set(file.keys())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        loaded = PeftModel.from_pretrained(
-            model, str(folder), is_trainable=is_trainable, autocast_adapter_dtype=autocast_adapter_dtype
-        )
-    expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
-    if saved != expected:
-        cast(MoeLoraModel, loaded.base_model).unload()
-        raise ValueError(
-            f"The weights in {folder} do not fit their configuration: "
-            f"missing keys {sorted(expected - saved)}, unexpected keys {sorted(saved - expected)}."
-        )
-    return loaded
 
 
 def _matched(pattern: dict[str, T], module_name: str, default: T) -> T:

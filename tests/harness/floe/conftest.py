@@ -1,9 +1,11 @@
-"""Tiny random causal language models of four architectures."""
+"""Tiny random causal language models of four architectures, and MoE-LoRA adapters whose weights are all random."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -15,6 +17,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from harness.floe.tuner import MoeLoraConfig
 
 ARCHITECTURES: dict[str, tuple] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -63,3 +67,38 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
 def tokens() -> torch.Tensor:
     """Token ids of a batch of 3 sequences of 7 tokens, none of them padding."""
     return torch.randint(3, 32, (3, 7), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def randomise() -> Callable[..., None]:
+    """randomise(model, seed=2): fill every adapter weight with normal values of standard deviation 0.2."""
+
+    def fill(model: nn.Module, seed: int = 2) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+    return fill
+
+
+@pytest.fixture
+def adapted(tiny_model, randomise) -> Callable[..., PeftModel]:
+    """adapted(architecture="llama", dtype=torch.float32, autocast_adapter_dtype=True, **config).
+
+    A tiny model with a random adapter; dropout 0 and lora_alpha 8 unless set.
+    """
+
+    def make(
+        architecture: str = "llama",
+        dtype: torch.dtype = torch.float32,
+        autocast_adapter_dtype: bool = True,
+        **config,
+    ) -> PeftModel:
+        settings = MoeLoraConfig(**({"lora_dropout": 0.0, "lora_alpha": 8} | config))
+        base = tiny_model(architecture, dtype)
+        model = get_peft_model(base, settings, autocast_adapter_dtype=autocast_adapter_dtype)
+        randomise(model)
+        return model
+
+    return make

@@ -26,9 +26,7 @@ def test_a_model_without_layers_is_refused(model):
 
 
 def test_a_model_with_two_lists_of_layers_is_refused():
-    model = nn.ModuleDict(
-        {side: nn.ModuleDict({"layers": nn.ModuleList()}) for side in ("encoder", "decoder")}
-    )
+    model = nn.ModuleDict({side: nn.ModuleDict({"layers": nn.ModuleList()}) for side in ("encoder", "decoder")})
     with pytest.raises(ValueError, match=r"has 2 .*'encoder\.layers', 'decoder\.layers'"):
         decoder_layers(model)
 

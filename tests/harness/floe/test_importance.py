@@ -62,9 +62,7 @@ def sample_nll(model, ids, prompt):
 
 def scalar_mask_gradient(model, ids, prompt):
     """∂ℓ/∂m (L, J) with one scalar mask per module, written as base output + m · (adapted − base output)."""
-    modules = sorted(
-        (name, module) for name, module in model.named_modules() if isinstance(module, MoeLoraLinear)
-    )
+    modules = sorted((name, module) for name, module in model.named_modules() if isinstance(module, MoeLoraLinear))
     masks = [torch.ones((), requires_grad=True) for _ in modules]
 
     def masked(mask):
@@ -83,14 +81,10 @@ def scalar_mask_gradient(model, ids, prompt):
 
 def expert_inner_product(model, ids, prompt):
     """Σ_{modules of layer k} ⟨∂ℓ/∂B, B⟩ (L,), which is ∂ℓ/∂m_k because the update is linear in B."""
-    experts = [
-        [p for n, p in model.named_parameters() if f"layers.{k}." in n and "moe_lora_B" in n]
-        for k in range(3)
-    ]
+    experts = [[p for n, p in model.named_parameters() if f"layers.{k}." in n and "moe_lora_B" in n] for k in range(3)]
     gradients = torch.autograd.grad(sample_nll(model, ids, prompt), [B for layer in experts for B in layer])
     products = [
-        (dB * B.detach()).sum()
-        for dB, B in zip(gradients, [B for layer in experts for B in layer], strict=True)
+        (dB * B.detach()).sum() for dB, B in zip(gradients, [B for layer in experts for B in layer], strict=True)
     ]
     return torch.stack(products).reshape(3, 3).sum(1).numpy()
 
@@ -156,9 +150,7 @@ def test_a_bf16_model_has_finite_gradients_close_to_float32(tiny_model, samples,
 
 
 def test_a_sample_without_completion_is_refused(tiny_model, samples):
-    batches = batched(
-        [(ids, len(ids) if n in (1, 4) else prompt) for n, (ids, prompt) in enumerate(samples)], [2, 3]
-    )
+    batches = batched([(ids, len(ids) if n in (1, 4) else prompt) for n, (ids, prompt) in enumerate(samples)], [2, 3])
     with pytest.raises(ValueError, match=r"Samples \[1, 4\] have no completion token"):
         fisher_gradients(pilot(tiny_model()), batches)
 

@@ -69,9 +69,7 @@ def expected_T(tiny_model, texts):
     def compute(architecture="llama"):
         model = tiny_model(architecture)
         loss = torch.cat([token_nll(model, ids) for ids in texts]).mean()
-        return [
-            sum((d * w).abs().sum().item() for w, d in layer) for layer in layer_gradients_of(model, loss)
-        ]
+        return [sum((d * w).abs().sum().item() for w, d in layer) for layer in layer_gradients_of(model, loss)]
 
     return compute
 
@@ -97,9 +95,7 @@ def test_taylor_does_not_depend_on_the_layers_at_once(tiny_model, texts, sizes, 
     np.testing.assert_array_equal(taylor(tiny_model(), batches, layers_at_once=layers_at_once)["T"], one_pass)
 
 
-@pytest.mark.parametrize(
-    "wrap", [adapted, lambda model: get_peft_model(model, LoraConfig(init_lora_weights=False))]
-)
+@pytest.mark.parametrize("wrap", [adapted, lambda model: get_peft_model(model, LoraConfig(init_lora_weights=False))])
 def test_the_adapter_is_off(tiny_model, texts, wrap):
     """The base model's scores, whatever the adapter does; and the adapter is on again afterwards."""
     batches = batched(texts, 2, 3)
@@ -127,9 +123,7 @@ def test_taylor_of_bf16_weights_sums_batches_in_float32(tiny_model, texts):
 def test_gradient_norm_is_that_of_the_mean_sample_loss(tiny_model, texts, architecture, options):
     model = tiny_model(architecture)
     loss = torch.stack([token_nll(model, ids).mean() for ids in texts]).mean()
-    expected = [
-        torch.cat([d.flatten() for _, d in layer]).norm().item() for layer in layer_gradients_of(model, loss)
-    ]
+    expected = [torch.cat([d.flatten() for _, d in layer]).norm().item() for layer in layer_gradients_of(model, loss)]
     scores = gradient_norm(tiny_model(architecture), batched(texts, 2, 3), **options)
     assert scores["norm"].dtype == np.float64
     np.testing.assert_allclose(scores["norm"], expected, rtol=1e-5)
@@ -139,8 +133,7 @@ def test_gradient_norm_is_that_of_the_mean_sample_loss(tiny_model, texts, archit
 def test_weight_magnitude_is_the_mean_over_all_weights_of_a_layer(tiny_model, architecture):
     model = tiny_model(architecture)
     expected = [
-        torch.nn.utils.parameters_to_vector(layer.parameters()).abs().mean().item()
-        for layer in model.model.layers
+        torch.nn.utils.parameters_to_vector(layer.parameters()).abs().mean().item() for layer in model.model.layers
     ]
     scores = weight_magnitude(model, [])
     assert scores["magnitude"].dtype == np.float64
@@ -316,9 +309,7 @@ def test_a_single_batch_keeps_no_gradient_beyond_its_layer(tiny_model, texts):
 
     def count(*_):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        held.append(
-            len(gradients) + sum(type(x) is torch.Tensor and x.shape == shape for x in gc.get_objects())
-        )
+        held.append(len(gradients) + sum(type(x) is torch.Tensor and x.shape == shape for x in gc.get_objects()))
 
     for layer in model.model.layers[1:]:
         layer.register_full_backward_hook(count)

@@ -11,8 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 from harness.floe.tuner.layer import gates
 
-EXPERTS = [1, 2, 4, 8]
-
 
 def make_layer(d_in: int, d_out: int, r: int, M: int, alpha: float = 8.0, dropout: float = 0.0, fresh=False):
     torch.manual_seed(0)
@@ -21,7 +19,8 @@ def make_layer(d_in: int, d_out: int, r: int, M: int, alpha: float = 8.0, dropou
     if not fresh:
         nn.init.normal_(weight(layer, "B"))
         # Gates far from 0 and 1: a saturated softmax has gradients that float32 cannot resolve to 1e-5.
-        nn.init.normal_(weight(layer, "router"), std=d_in**-0.5)
+        for router in layer.moe_lora_router.values():
+            nn.init.normal_(router.weight, std=d_in**-0.5)
     return layer
 
 
@@ -50,7 +49,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("M", EXPERTS)
+@pytest.mark.parametrize("M", [2, 4, 8])
 @pytest.mark.parametrize(("shape", "d_out", "r"), [((2, 5, 6), 9, 3), ((4, 7), 3, 1), ((1, 1, 12), 4, 4)])
 def test_forward_and_gradients_equal_a_loop_over_experts(shape, d_out, r, M):
     layer = make_layer(shape[-1], d_out, r, M)
@@ -64,12 +63,8 @@ def test_forward_and_gradients_equal_a_loop_over_experts(shape, d_out, r, M):
     upstream = torch.randn_like(actual)
     actual_grads = torch.autograd.grad(actual, wrt, upstream)
     expected_grads = torch.autograd.grad(expected, reference, upstream.double())
-    # With one expert the gate is constant: the router's gradient is zero.
-    compared = 4 if M > 1 else 3
-    for got, want in list(zip(actual_grads, expected_grads, strict=True))[:compared]:
+    for got, want in zip(actual_grads, expected_grads, strict=True):
         assert relative_error(got, want) <= 1e-5
-    if M == 1:
-        assert actual_grads[3].norm() <= 1e-5 * actual_grads[1].norm()
 
 
 def test_a_single_expert_equals_peft_lora():
@@ -94,6 +89,7 @@ def test_a_single_expert_equals_peft_lora():
         strict=True,
     )
     assert all(relative_error(got, want) <= 1e-6 for got, want in pairs)
+    assert not layer.moe_lora_router  # a router over one expert could not learn
 
 
 def test_initial_weights():

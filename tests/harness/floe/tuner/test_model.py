@@ -140,10 +140,7 @@ def test_an_unknown_model_type_needs_target_modules(tiny_model, monkeypatch):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_gives_the_same_logits_alone_and_in_any_batch(architecture, side, adapted):
     model = adapted(architecture)
-    rows = [
-        torch.randint(3, 32, (length,), generator=torch.Generator().manual_seed(length))
-        for length in (7, 3, 5)
-    ]
+    rows = [torch.randint(3, 32, (length,), generator=torch.Generator().manual_seed(length)) for length in (7, 3, 5)]
     batch = torch.zeros(3, 7, dtype=torch.long)
     attention = torch.zeros(3, 7, dtype=torch.long)
     places = [slice(7 - len(row), 7) if side == "left" else slice(0, len(row)) for row in rows]

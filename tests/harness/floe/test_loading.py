@@ -7,7 +7,8 @@ import torch
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
-from harness.floe.tuner import MoeLoraConfig, load_adapter
+from harness.floe.loading import load_adapter
+from harness.floe.tuner import MoeLoraConfig
 
 MISSING = "base_model.model.model.layers.2.mlp.up_proj.moe_lora_router.weight"
 UNEXPECTED = "base_model.model.model.layers.1.mlp.up_proj.moe_lora_A.weight"
@@ -53,9 +54,7 @@ def test_the_folder_holds_safetensors_with_the_adapter_and_nothing_else(saved):
     assert {file.name for file in folder.iterdir()} == {"README.md", "adapter_config.json", WEIGHTS}
     modules = [f"layers.{layer}.mlp.{name}_proj" for layer in (0, 2) for name in ("gate", "up", "down")]
     assert set(load_file(folder / WEIGHTS)) == {
-        f"base_model.model.model.{module}.moe_lora_{part}.weight"
-        for module in modules
-        for part in ("A", "B", "router")
+        f"base_model.model.model.{module}.moe_lora_{part}.weight" for module in modules for part in ("A", "B", "router")
     }
     assert type(PeftConfig.from_pretrained(folder)) is MoeLoraConfig
 
@@ -77,9 +76,7 @@ def test_a_loaded_adapter_trains_only_when_asked_to(is_trainable, saved, tiny_mo
         ),
     ],
 )
-def test_keys_that_do_not_fit_are_named_and_the_base_model_is_left_alone(
-    change, message, saved, tiny_model, tokens
-):
+def test_keys_that_do_not_fit_are_named_and_the_base_model_is_left_alone(change, message, saved, tiny_model, tokens):
     rewrite(saved[1], change)
     base = tiny_model()
     structure, before = repr(base), base(tokens).logits

@@ -1,0 +1,129 @@
+"""MMLU (Hendrycks et al., arXiv 2009.03300): where its questions come from, and its categories."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from harness.contracts import EvaluationInputs, Score, Scored
+from harness.errors import UsageError
+
+COLUMNS = ("subject", "question", "choices", "answer")
+
+MEDICAL = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+"""MMLU's part of MultiMedQA (Singhal et al., arXiv 2212.13138)."""
+
+
+def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
+    """The questions to score (split "test") and, with `fewshot`, the exemplars (split "dev").
+
+    The embedded questions are those of lm-eval's wheel. `questions_per_subject` keeps a subject's first
+    questions by content hash, the same on every machine and from every source.
+
+    Raises UsageError where exemplars are wanted of the embedded questions, which are themselves the dev rows.
+    """
+    source = inputs.source
+    if source.kind == "embedded":
+        if fewshot:
+            raise UsageError(
+                "few-shot MMLU needs the dev questions as exemplars, and they are all that is embedded: "
+                "give --data-dir, or choose the 0-shot form"
+            )
+        test, dev = list(embedded()), []
+    else:
+        test = _read(inputs, "test")
+        dev = _read(inputs, "dev") if fewshot else []
+    return _first_questions(test, inputs.settings.eval.questions_per_subject) + dev
+
+
+def _read(inputs: EvaluationInputs, split: str) -> list[dict[str, Any]]:
+    rows = inputs.source.read(file=f"mmlu_{split}", hub="cais/mmlu", columns=COLUMNS, name="all", split=split)
+    return [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
+
+
+def _first_questions(rows: list[dict[str, Any]], n: int | None) -> list[dict[str, Any]]:
+    """`n` questions of each subject (None takes all), ordered by subject, then by content hash."""
+    by_subject: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (row["subject"], _content_hash(row))):
+        by_subject.setdefault(row["subject"], []).append(row)
+    return [row for subject in by_subject.values() for row in subject[:n]]
+
+
+def _content_hash(row: dict[str, Any]) -> str:
+    return hashlib.sha256("\n".join([row["question"], *row["choices"]]).encode()).hexdigest()
+
+
+def embedded() -> Iterator[dict[str, Any]]:
+    """The MMLU dev questions in lm-eval's wheel, as items to score.
+
+    They are the exemplars of its chain-of-thought task: a question with its choices "(A) ... (D) ...", and
+    a target that ends in the answer. 0.4.13 holds 282 of the 285; the one with five choices is left out.
+    """
+    for subject in _configs("flan_cot_fewshot"):
+        for sample in subject["fewshot_config"]["samples"]:
+            question, *labelled = re.split(r"\s*\(([A-E])\)\s*", sample["question"].strip())
+            answer = re.search(r"answer is \(([A-E])\)\.?\s*$", sample["target"])
+            if labelled[::2] != list("ABCD") or answer is None:
+                continue
+            yield {
+                "subject": subject["dataset_name"],
+                "question": question,
+                "choices": labelled[1::2],
+                "answer": "ABCD".index(answer[1]),
+                "split": "test",
+            }
+
+
+def categories() -> dict[str, str]:
+    """Subject -> stem, humanities, social_sciences or other, as lm-eval's task files are tagged."""
+    return {
+        subject["dataset_name"]: subject["tag"].removeprefix("mmlu_").removesuffix("_tasks")
+        for subject in _configs("default")
+    }
+
+
+def _configs(folder: str) -> Iterator[dict[str, Any]]:
+    """The subjects' YAML files in lm-eval's wheel, found without importing it."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise UsageError("MMLU needs the package lm-eval, which is not installed")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for path in sorted((Path(spec.origin).parent / "tasks" / "mmlu" / folder).glob("mmlu_*.yaml")):
+        yield yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+
+
+def score(inputs: EvaluationInputs, items: list[dict[str, Any]], task: str, num_fewshot: int) -> Scored:
+    """lm-eval's score of `items` under its `task`, summarised."""
+    scored = inputs.multiple_choice(task, items, num_fewshot)
+    return Scored(score=summarise(scored), items=scored.items)
+
+
+def summarise(scored: Scored) -> Score:
+    """Adds acc_<category>, acc_medical and acc_subject_<name>, from the same answers.
+
+    Each pools over items, as lm-eval's group scores do. A category or subset without items has no metric.
+    """
+    category = categories()
+    answers = scored.items
+    right: dict[str, list[bool]] = defaultdict(list)
+    for subject, answer, predicted in zip(answers["subject"], answers["answer"], answers["predicted"], strict=True):
+        pools = [f"acc_{category[subject]}", f"acc_subject_{subject}"]
+        for pool in [*pools, "acc_medical"] if subject in MEDICAL else pools:
+            right[pool].append(answer == predicted)
+    metrics = {pool: fmean(hits) for pool, hits in sorted(right.items())}
+    return scored.score.model_copy(update={"metrics": scored.score.metrics | metrics})

@@ -1,0 +1,16 @@
+"""MMLU, 5-shot: the letter A to D that the model finds likeliest after the subject's five dev questions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.contracts import EvaluationInputs, Scored
+from tasks.evals import _mmlu
+
+
+def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    return _mmlu.items(inputs, fewshot=True)
+
+
+def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
+    return _mmlu.score(inputs, items, task="mmlu", num_fewshot=5)
