@@ -29,7 +29,7 @@ def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int |
 
 def max_layers(inputs: MethodInputs) -> int:
     """K, how many layers a selecting method may adapt."""
-    return inputs.settings.selection.max_layers(inputs.n_layers)
+    return selection.max_layers(inputs.settings.selection.layer_fraction, inputs.n_layers)
 
 
 def layer_gradients(inputs: MethodInputs) -> np.ndarray:
@@ -41,7 +41,8 @@ def select_layers(inputs: MethodInputs) -> tuple[selection.Selection, dict[str, 
     """FLoE's layers (METHOD, stage 2): diagonal Fisher under the Taylor budget; and the scores, for the record."""
     fisher = importance.fisher_diagonal(layer_gradients(inputs))
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
-    budget = inputs.settings.selection.budget_share(inputs.n_layers) * float(taylor.sum())
+    share = inputs.settings.selection.taylor_budget or max_layers(inputs) / inputs.n_layers
+    budget = share * float(taylor.sum())
     chosen = selection.select(fisher, taylor, budget, max_layers(inputs))
     details = {
         "fisher_diagonal": fisher.tolist(),

@@ -9,12 +9,18 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     chosen, details = select_layers(inputs)
     settings = inputs.settings.search
     workspace = inputs.workspace("rank_search")
+
+    def validation_nll(r: int) -> float:
+        return inputs.probe(moe_lora(inputs, chosen.layers, r))
+
     found = search(
-        lambda r: inputs.probe(moe_lora(inputs, chosen.layers, r)),
+        validation_nll,
         settings.r_min,
         settings.r_max,
         settings.trials,
         seed=inputs.seed,
         storage=f"sqlite:///{workspace / 'optuna.db'}" if workspace else None,
     )
+    for r in found.ranks:  # a search that was killed and resumed has not asked for all: charge them alike
+        validation_nll(r)
     return with_searched_rank(inputs, chosen.layers, found, details)

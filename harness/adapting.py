@@ -9,26 +9,14 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.contracts import AdapterPlan
 from harness.floe.loading import load_adapter
+from harness.preflight import wrap
 from harness.workbench import Workbench
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
 Adapts = Literal["adapter", "everything", "nothing"]
-
-
-def wrap(model: Any, config: PeftConfig, float32: bool) -> Any:
-    """The model with a fresh adapter; `float32` adapters on any base, else the base's dtype.
-
-    PEFT writes what it resolved into the config, so it is given a copy.
-    """
-    from peft import get_peft_model
-
-    return get_peft_model(model, copy.deepcopy(config), autocast_adapter_dtype=float32)  # pyright: ignore
 
 
 @contextmanager

@@ -142,14 +142,18 @@ def _list(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     settings, _, cells = _grid(options)
-    from harness.planning import plan_grid
-    from harness.report import plans
+    from harness.quiet import quiet_libraries
+
+    quiet_libraries()
+    from harness import plan_table
+    from harness.planning import plan_cell
     from harness.store import Store
     from harness.workbench import Workbench
 
     bench = Workbench(settings, Store(options.results, options.profile), progress=lambda text: None)
-    base, planned = plan_grid(bench, cells)
-    print(plans.to_json(base, planned) if options.json else plans.to_text(settings, base, planned))
+    planned = [plan_cell(bench, cell) for cell in cells]
+    base = bench.base_parameters
+    print(plan_table.to_json(base, planned) if options.json else plan_table.to_text(settings, base, planned))
     return 0
 
 

@@ -66,21 +66,21 @@ def split_mix(name: str, source: Source, settings: DataSettings) -> MixData:
 
     Empty completions and exact repeats are dropped and counted. Raises UsageError where rows are too few.
     """
-    train: list[Row] = []
-    validation: list[Row] = []
-    seen: set[tuple[str, str]] = set()
+    kept: dict[tuple[str, str], Row] = {}
     counts = {"read": 0, "empty_completion": 0, "repeated": 0}
     for row in source.mix(name):
         counts["read"] += 1
         content = (_normalised(row.prompt), _normalised(row.completion))
         if not content[1]:
             counts["empty_completion"] += 1
-        elif content in seen:
-            counts["repeated"] += 1
-        else:
-            seen.add(content)
-            side = validation if _is_validation(row.prompt, settings.validation_fraction) else train
-            side.append(row)
+            continue
+        counts["repeated"] += content in kept
+        # Of repeats that differ in case or spaces the same one stays, whatever the order they come in.
+        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt, row.completion))
+    train: list[Row] = []
+    validation: list[Row] = []
+    for row in kept.values():
+        (validation if _is_validation(row.prompt, settings.validation_fraction) else train).append(row)
     counts |= {"train_available": len(train), "validation_available": len(validation)}
     return MixData(
         _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows, but data.train_rows"),
@@ -114,7 +114,7 @@ def sample(rows: Sequence[Row], n: int, seed: int) -> list[Row]:
 
 def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list[Row]:
     """The pilot's share rho of the training rows (METHOD, stage 1)."""
-    return sample(rows, math.ceil(settings.pilot_fraction * len(rows)), seed)
+    return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed)
 
 
 def _order(row: Row, salt: str = "order") -> float:

@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness import models
 from harness.contracts import Cell, Record
 from harness.files import digest
 from harness.inputs import probe_rows
-from harness.planning import DryInputs
-from harness.preflight import trainable_names
+from harness.planning import dry_plan
 from harness.progress import Progress
-from harness.registry import find, parse_method
+from harness.registry import find
 from harness.run import cell_identity, run_cell
 from harness.scoring import Evaluating
 from harness.workbench import Workbench
@@ -35,13 +33,9 @@ def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
         bench.mix(mix)
     for name in bench.settings.eval.evals:
         find("evaluation", name).load().items(Evaluating(bench, None))
-    meta_model = models.on_meta(bench.settings.model)
     for cell in {cell.method: cell for cell in cells}.values():
-        method = parse_method(cell.method)
-        inputs = DryInputs(bench, cell, meta_model)
-        plan = method.plugin.load().plan(inputs, method.options)
-        trainable_names(meta_model, plan)
-        if inputs.asked["probe"]:
+        asked, _, _ = dry_plan(bench, cell)
+        if asked.asked["probe"]:
             for mix in dict.fromkeys(cell.mix for cell in cells):
                 probe_rows(bench, cell.model_copy(update={"mix": mix}))
 

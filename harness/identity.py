@@ -8,6 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ LIBRARIES = (
     "torch", "transformers", "peft", "optuna", "accelerate", "tokenizers", "lm_eval", "datasets", "numpy",
 )  # fmt: skip
 OUR_PACKAGES = ("harness", "baselines", "tasks")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SHAPES_ONLY = {"harness.contracts", "harness.settings", "harness.errors"}
 """Modules that hold no mathematics: a change in them changes no number."""
 
@@ -40,9 +42,8 @@ def code_digest(file: Path) -> str:
     """A digest of what a file's code says: formatting, comments and docstrings do not count."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and body and ast.get_docstring(node):
-            node.body = body[1:]
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
     return digest(ast.dump(tree))
 
 
@@ -142,11 +143,17 @@ def _module_file(module: str) -> Path:
 
 
 def _imported_files(file: Path) -> list[Path]:
-    modules: set[str] = set()
+    """What importing the file runs of ours: what it imports, and the packages that these lie in."""
+    name = _module_name(file)
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    modules = {name}
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = (_module_file(module) for module in modules if module.split(".")[0] in OUR_PACKAGES)
+        elif isinstance(node, ast.ImportFrom):
+            origin = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*origin, *([node.module] if node.module else [])])
+            modules |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    with_packages = {part for module in modules for part in accumulate(module.split("."), "{}.{}".format)}
+    ours = (_module_file(module) for module in with_packages if module.split(".")[0] in OUR_PACKAGES)
     return sorted({path for path in ours if path.is_file()})

@@ -10,7 +10,6 @@ from harness import data, stages
 from harness.contracts import AdapterPlan, Arrays, Cell, Cost, Row, Scorer
 from harness.errors import UsageError
 from harness.files import digest
-from harness.preflight import trainable_names
 from harness.store import Stage, read_arrays
 from harness.workbench import Workbench
 
@@ -48,10 +47,9 @@ class Account:
 class Inputs:
     """Runs what a method asks for, on the cell's mix and seed."""
 
-    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any, identity: dict[str, Any]):
+    def __init__(self, bench: Workbench, cell: Cell, identity: dict[str, Any]):
         self._bench = bench
         self._cell = cell
-        self._meta_model = meta_model
         self._identity = identity
         self.settings = bench.settings
         self.seed = cell.seed
@@ -69,7 +67,7 @@ class Inputs:
     def probe(self, peft_config: PeftConfig) -> float:
         train, judge = probe_rows(self._bench, self._cell)
         plan = AdapterPlan("adapter", peft_config)
-        trainable_names(self._meta_model, plan)
+        self._bench.trainable(plan)
         stage = stages.run_probe(self._bench, train, judge, plan, self.seed)
         return self.account.charge(stage).result["nll"]
 
@@ -81,7 +79,7 @@ class Inputs:
 
     def _pilot(self, config: PeftConfig) -> Stage:
         plan = AdapterPlan("adapter", config)
-        expected = trainable_names(self._meta_model, plan)
+        expected = self._bench.trainable(plan)
         self._bench.progress("training the pilot")
         return stages.run_training(self._bench, pilot_rows(self._bench, self._cell), plan, self.seed, expected)
 

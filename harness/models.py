@@ -71,7 +71,8 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
     from transformers import AutoConfig
 
     if settings.path is not None:
-        return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder)
+        _in_folder(Path(settings.path))
+        return AutoConfig.from_pretrained(settings.path)
     values = dict(settings.config)
     if "model_type" not in values:
         raise UsageError("the profile's [model.config] has no model_type: add the architecture to plan without weights")
@@ -98,8 +99,9 @@ def _in_folder(folder: Path) -> ModelRef:
 
 
 def _from_hub(settings: ModelSettings) -> ModelRef:
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         folder = Path(snapshot_download(settings.id, revision=settings.revision, allow_patterns=list(WEIGHT_FILES)))
@@ -110,7 +112,7 @@ def _from_hub(settings: ModelSettings) -> ModelRef:
         ) from error
     except RepositoryNotFoundError as error:
         raise UsageError(f"the hub has no model {settings.id}: check model.id, or give --model-path") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
         raise UsageError(
             f"the weights of {settings.id} are not here and the hub cannot be reached: give a local copy with "
             "--model-path, or run the profile smoke, which needs no hub"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_
 
 def mean_nll(rows: pd.DataFrame) -> float:
     """Nats per labelled token over all rows of `row_nll`. Raises ValueError where it is not finite."""
-    value = float(rows["nll"].sum() / rows["tokens"].sum())
-    if not value < float("inf"):
-        raise ValueError(f"the validation NLL is {value}: the model's outputs are not finite")
+    value = math.fsum(rows["nll"]) / sum(rows["tokens"])
+    if not math.isfinite(value):
+        raise ValueError(f"the NLL is {value}: the model's outputs are not finite")
     return value

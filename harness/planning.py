@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from harness import inputs as asking
-from harness import models, stages
+from harness import stages
 from harness.contracts import AdapterPlan, Arrays, Cell, Row, Scorer
 from harness.errors import UsageError
 from harness.files import digest
-from harness.preflight import trainable_names
 from harness.registry import find, parse_method
 from harness.run import cell_identity
 from harness.store import Stage, read_arrays
@@ -49,10 +48,9 @@ class _Ones(dict[str, np.ndarray]):
 class DryInputs:
     """Answers a method from what is on disk, and counts what is not."""
 
-    def __init__(self, bench: Workbench, cell: Cell, meta_model: Any):
+    def __init__(self, bench: Workbench, cell: Cell):
         self._bench = bench
         self._cell = cell
-        self._meta_model = meta_model
         self.settings = bench.settings
         self.seed = cell.seed
         self.n_layers = bench.n_layers
@@ -75,18 +73,19 @@ class DryInputs:
         limits = {"task": self.settings.data.calibration_rows, "pretrain": self.settings.data.pretrain_rows}
         tokens = self._tokens(rows, limits.get(on, 0))
         name = f"{scorer.__module__}.{scorer.__qualname__} {on}"
-        self._count("measure", name, stage, tokens, 6.0 * self._base_parameters * tokens)
+        self._count("measure", name, stage, tokens, 6.0 * self._bench.base_parameters * tokens)
         if stage is None:
             return _Ones(self.n_layers)
         return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
 
     def probe(self, peft_config: PeftConfig) -> float:
         plan = AdapterPlan("adapter", peft_config)
-        trainable = sum(trainable_names(self._meta_model, plan).values())
+        trainable = sum(self._bench.trainable(plan).values())
         rows = self._rows(lambda: asking.probe_rows(self._bench, self._cell))
         stage = None
         if rows is not None:
-            identity = self._identity(lambda: stages.probe_identity(self._bench, *rows, plan, self.seed))
+            train, judge = rows
+            identity = self._identity(lambda: stages.probe_identity(self._bench, train, judge, plan, self.seed))
             stage = self._bench.store.find("probe", identity) if identity else None
         tokens = self._tokens(rows[0] if rows else None, self.settings.search.probe_rows)
         name = digest(peft_config.to_dict() | {"target_modules": None})
@@ -113,13 +112,9 @@ class DryInputs:
 
     # --- estimates ---
 
-    @property
-    def _base_parameters(self) -> int:
-        return sum(p.numel() for p in self._meta_model.parameters())
-
     def _pilot(self, config: PeftConfig) -> Stage | None:
         plan = AdapterPlan("adapter", config)
-        trainable = sum(trainable_names(self._meta_model, plan).values())
+        trainable = sum(self._bench.trainable(plan).values())
         rows = self._rows(lambda: asking.pilot_rows(self._bench, self._cell))
         stage = None
         if rows is not None:
@@ -131,7 +126,7 @@ class DryInputs:
         return stage
 
     def _training_flops(self, plan: AdapterPlan, trainable: int, tokens: int) -> float:
-        base = self._base_parameters
+        base = self._bench.base_parameters
         if plan.adapts == "nothing":
             return 0.0
         if plan.adapts == "everything":
@@ -193,42 +188,40 @@ class CellPlan:
     memory_bytes: float
 
 
-def plan_grid(bench: Workbench, cells: Sequence[Cell]) -> tuple[int, list[CellPlan]]:
-    """Base parameters, and each cell's plan. Raises UsageError for cells that cannot work."""
-    meta_model = models.on_meta(bench.settings.model)
-    base = sum(p.numel() for p in meta_model.parameters())
-    return base, [_plan_cell(bench, cell, meta_model) for cell in cells]
+def dry_plan(bench: Workbench, cell: Cell) -> tuple[DryInputs, AdapterPlan, dict[int | None, int]]:
+    """What was asked for, the plan, and the exact trainable parameters at each end of its ranks.
 
-
-def _plan_cell(bench: Workbench, cell: Cell, meta_model: Any) -> CellPlan:
+    Raises UsageError where the adapter does not fit the model at any of them.
+    """
     method = parse_method(cell.method)
-    inputs = DryInputs(bench, cell, meta_model)
+    inputs = DryInputs(bench, cell)
     plan = method.plugin.load().plan(inputs, method.options)
-    ranks = _ranks(plan)
-    counts = tuple(sum(trainable_names(meta_model, _at_rank(plan, r)).values()) for r in ranks)
+    ranks = plan.rank_range or (getattr(plan.peft_config, "r", None),)
+    return inputs, plan, {r: sum(bench.trainable(_at_rank(plan, r)).values()) for r in ranks}
+
+
+def plan_cell(bench: Workbench, cell: Cell) -> CellPlan:
+    """What one cell would do. Raises UsageError for a cell that cannot work."""
+    inputs, plan, counts = dry_plan(bench, cell)
     asked = dict(inputs.asked)
     done = dict(inputs.done)
     if plan.adapts != "nothing":
         asked["training"] = 1
         done["training"] = int(inputs.training_done(plan))
-    most = max(counts)
+    most = max(counts.values())
     return CellPlan(
         cell=cell,
         status=_status(bench, cell),
         layers=_adapted_layers(plan, inputs.n_layers),
-        ranks=tuple(r for r in ranks if r is not None),
-        trainable_parameters=counts,
+        ranks=tuple(r for r in counts if r is not None),
+        trainable_parameters=tuple(counts.values()),
         stages_asked=asked,
         stages_done=done,
         planning_tokens=inputs.tokens,
         training_tokens=inputs.training_tokens() if plan.adapts != "nothing" else 0,
         flops=inputs.flops + inputs.training_flops(plan, most),
-        memory_bytes=_memory(bench, meta_model, plan, most),
+        memory_bytes=_memory(bench, plan, most),
     )
-
-
-def _ranks(plan: AdapterPlan) -> tuple[int | None, ...]:
-    return plan.rank_range or (getattr(plan.peft_config, "r", None),)
 
 
 def _at_rank(plan: AdapterPlan, r: int | None) -> AdapterPlan:
@@ -258,9 +251,9 @@ def _status(bench: Workbench, cell: Cell) -> Literal["done", "failed", "to do", 
     return "done" if record.status == "ok" else "failed"
 
 
-def _memory(bench: Workbench, meta_model: Any, plan: AdapterPlan, trainable: int) -> float:
-    settings, config = bench.settings, meta_model.config
-    base = sum(p.numel() * p.element_size() for p in meta_model.parameters())
+def _memory(bench: Workbench, plan: AdapterPlan, trainable: int) -> float:
+    settings, config = bench.settings, bench.meta_model.config
+    base = sum(p.numel() * p.element_size() for p in bench.meta_model.parameters())
     if plan.adapts == "nothing":
         return float(base)
     tokens = settings.train.micro_batch_size * settings.data.max_length

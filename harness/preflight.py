@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.adapting import wrap
 from harness.contracts import AdapterPlan, Batch
 from harness.errors import UsageError
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 class PreflightError(Exception):
     """The model about to be trained is not what the plan says."""
+
+
+def wrap(model: Any, config: PeftConfig, float32: bool) -> Any:
+    """The model with a fresh adapter; `float32` adapters on any base, else the base's dtype.
+
+    PEFT writes what it resolved into the config, so it is given a copy.
+    """
+    from peft import get_peft_model
+
+    return get_peft_model(model, copy.deepcopy(config), autocast_adapter_dtype=float32)  # pyright: ignore
 
 
 def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:

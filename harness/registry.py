@@ -107,7 +107,10 @@ def _in_packages(kind: Kind) -> list[Plugin]:
     found = []
     for point in entry_points(group=ENTRY_POINT_GROUPS[kind]):
         origin = point.dist.name if point.dist else "unknown package"
-        spec = importlib.util.find_spec(point.module)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ModuleNotFoundError:  # the package that the module should lie in
+            spec = None
         if spec is None or spec.origin is None:
             raise UsageError(f"package '{origin}' announces {kind} '{point.name}', but {point.module} is missing")
         found.append(Plugin(point.name, kind, point.module, Path(spec.origin), origin))
@@ -149,12 +152,15 @@ def parse_method(text: str) -> MethodRef:
             raise UsageError(f"option '{pair}' of method '{name}' has no value: write {name}:option=value")
         if key not in options_class.model_fields:
             raise unknown(f"option of method '{name}':", key, options_class.model_fields)
+        if key in values:
+            raise UsageError(f"method '{text}' sets option {key} twice: leave one")
         values[key] = tuple(value.split("+")) if _is_list(options_class, key) else value
     try:
         return MethodRef(plugin, options_class.model_validate(values))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"method '{text}', option {first['loc'][0]}: {first['msg']}") from None
+        option = f", option {first['loc'][0]}" if first["loc"] else ""
+        raise UsageError(f"method '{text}'{option}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _is_list(options_class: type[Options], key: str) -> bool:

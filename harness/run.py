@@ -9,13 +9,12 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from harness import models, stages
+from harness import stages
 from harness.contracts import AdapterPlan, Cell, Record, Score, TrainOutcome
 from harness.errors import UsageError
 from harness.files import digest
 from harness.identity import module_digests, provenance, result_settings, source_digests, versions
 from harness.inputs import Inputs
-from harness.preflight import trainable_names
 from harness.registry import MethodRef, find, parse_method
 from harness.workbench import Workbench
 
@@ -49,6 +48,7 @@ def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:
     Raises UsageError for input that the user can mend; any other error becomes a failed record.
     """
     steps = _Steps(bench, cell, parse_method(cell.method), identity)
+    content: dict[str, Any]
     try:
         content = steps.run() | {"status": "ok"}
     except UsageError:
@@ -78,10 +78,9 @@ class _Steps:
 
     def run(self) -> dict[str, Any]:
         """The record's content."""
-        meta_model = models.on_meta(self.bench.settings.model)
-        inputs = Inputs(self.bench, self.cell, meta_model, _planning_identity(self.identity))
+        inputs = Inputs(self.bench, self.cell, _planning_identity(self.identity))
         plan = self.method.plugin.load().plan(inputs, self.method.options)
-        expected = trainable_names(meta_model, plan)
+        expected = self.bench.trainable(plan)
         training = None
         if plan.adapts != "nothing":
             rows = self.bench.mix(self.cell.mix).train
@@ -96,7 +95,7 @@ class _Steps:
         return {
             "plan": plan_facts(plan, expected, self.bench.n_layers)
             | {
-                "base_parameters": sum(p.numel() for p in meta_model.parameters()),
+                "base_parameters": self.bench.base_parameters,
                 "cost_by_kind": inputs.account.by_kind,
             },
             "planning_cost": inputs.account.cost,

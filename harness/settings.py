@@ -6,7 +6,6 @@ The defaults below are the paper's, or METHOD's where the paper leaves a choice 
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -23,7 +22,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 class Section(BaseModel):
     """A group of settings: immutable, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -97,14 +96,6 @@ class SelectionSettings(Section):
     taylor_budget: float | None = Field(
         None, gt=0, le=1, description="c, the share of all Taylor importance; None means K/L"
     )
-
-    def max_layers(self, n_layers: int) -> int:
-        """K, the most layers a method may adapt, out of `n_layers` (METHOD, stage 2)."""
-        return math.ceil(self.layer_fraction * n_layers - 1e-9)
-
-    def budget_share(self, n_layers: int) -> float:
-        """c, the share of the summed Taylor importance that the adapted layers may hold."""
-        return self.max_layers(n_layers) / n_layers if self.taylor_budget is None else self.taylor_budget
 
 
 class SearchSettings(Section):

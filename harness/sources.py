@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -38,15 +39,15 @@ class FolderSource(_Mixes):
         Raises UsageError for a missing file or column and for a broken line, with file and line number.
         """
         path = self._find(file)
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             number = 0
             try:
                 for number, line in enumerate(lines, 1):
-                    row = json.loads(line)
+                    row = json.loads(line.decode())
                     _check_columns(row, columns, f"{path}, line {number}")
                     yield row
-            except (ValueError, OSError, EOFError) as error:
-                place = number if isinstance(error, json.JSONDecodeError) else number + 1
+            except (ValueError, OSError, EOFError, zlib.error) as error:
+                place = number if isinstance(error, ValueError) else number + 1
                 raise UsageError(f"{path}, line {place}: not a line of JSON in UTF-8 ({error})") from None
 
     def _find(self, file: str) -> Path:
@@ -74,12 +75,13 @@ class HubSource(_Mixes):
     def read(self, file: str, hub: str, columns: Sequence[str], **hub_options: Any) -> Iterator[dict[str, Any]]:
         """The rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
         from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
 
         revision = self._resolve(hub)
         options = {"split": "train", **hub_options}
         try:
             rows = load_dataset(hub, revision=revision, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, DatasetsError) as error:
             raise UsageError(f"the hub dataset {hub} cannot be read: {error}") from error
         for number, row in enumerate(rows, 1):
             _check_columns(row, columns, f"hub dataset {hub}, row {number}")
@@ -87,13 +89,13 @@ class HubSource(_Mixes):
 
     def _resolve(self, hub: str) -> str:
         """The commit that the dataset's pinned or current revision stands for."""
+        from httpx2 import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         if hub not in self.revisions:
             try:
                 info = HfApi().dataset_info(hub, revision=self.pinned.get(hub), timeout=30)
-            except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+            except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
                 raise UsageError(
                     f"the hub dataset {hub} cannot be reached: give a local folder with --data-dir, "
                     "or run the profile smoke, which needs no hub"
@@ -126,3 +128,5 @@ def _check_columns(row: Any, columns: Sequence[str], place: str) -> None:
             raise UsageError(
                 f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column")
             )
+        if row[column] is None:
+            raise UsageError(f"{place}: column '{column}' is null; a value was expected")

@@ -7,6 +7,7 @@ need as arguments; `run.py` knows their order.
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -119,9 +120,10 @@ def run_training(
     expected: name -> size of the parameters that the plan trains, held against the real model.
     """
     identity = training_identity(bench, rows, plan, seed)
-    if found := bench.store.find("training", identity):
-        return found
     folder = bench.store.stage_folder("training", identity)
+    if found := bench.store.find("training", identity):
+        discard_checkpoints(folder)
+        return found
     with adapting.fresh(bench, plan, seed) as model:
         job = _job(bench, rows, plan, seed, folder)
         if plan.adapts == "adapter":
@@ -162,9 +164,10 @@ def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: St
 def run_probe(bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int) -> Stage:
     """Train shortly, measure the validation NLL, and keep the number alone."""
     identity = probe_identity(bench, rows, validation, plan, seed)
-    if found := bench.store.find("probe", identity):
-        return found
     folder = bench.store.stage_folder("probe", identity)
+    if found := bench.store.find("probe", identity):
+        discard_checkpoints(folder)
+        return found
     examples = bench.encode(validation)
     start = time.perf_counter()
     with adapting.fresh(bench, plan, seed) as model:
@@ -228,6 +231,9 @@ def _evaluate(
     identity: dict[str, Any],
 ) -> Stage:
     scored = module.score(evaluating, items)
+    odd = {name: value for name, value in scored.score.metrics.items() if not math.isfinite(value)}
+    if odd:
+        raise ValueError(f"evaluation {identity['evaluation']}: metrics are not finite: {odd}")
     write_items(bench.store.stage_folder("evaluation", identity) / "items.parquet", scored.items)
     return bench.store.keep(
         "evaluation",

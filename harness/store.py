@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +23,8 @@ from harness.files import atomic, digest, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T", bound=Data)
 
 
 class Stage(Data):
@@ -52,7 +54,7 @@ class Store:
     def find(self, kind: str, identity: dict[str, Any]) -> Stage | None:
         """The finished stage of that identity, or None."""
         path = self.stage_folder(kind, identity) / "stage.json"
-        return Stage.model_validate(_read(path)) if path.is_file() else None
+        return _validated(Stage, path) if path.is_file() else None
 
     def keep(self, kind: str, identity: dict[str, Any], **content: Any) -> Stage:
         """Mark the stage done: written last, after everything else in its folder."""
@@ -76,7 +78,8 @@ class Store:
 
     def records(self) -> list[Record]:
         """Every record of the profile, in file-name order."""
-        return [read_record(path) for path in sorted((self.folder / "records").glob("*.json"))]
+        paths = (self.folder / "records").glob("[!.]*.json")  # a file under way starts with a dot
+        return [read_record(path) for path in sorted(paths)]
 
     # --- access ---
 
@@ -110,12 +113,16 @@ class Store:
 
 def read_record(path: Path) -> Record:
     """Read and validate a record. Raises UsageError for another schema version or a broken file."""
+    return _validated(Record, path)
+
+
+def _validated(kind: type[T], path: Path) -> T:
     try:
-        return Record.model_validate(_read(path))
+        return kind.model_validate(_read(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"record {path}: {where}: {first['msg']}; remove the file and run again") from None
+        raise UsageError(f"{path}: {where}: {first['msg']}; remove the file and run again") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,10 +141,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write named arrays as safetensors, atomically."""
+    import numpy as np
     from safetensors.numpy import save_file
 
+    rows_first = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # all that save_file keeps
     with atomic(path) as temporary:
-        save_file(arrays, temporary)
+        save_file(rows_first, temporary)
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from harness import data, models
-from harness.contracts import Batch, Row
+from harness import data, models, preflight
+from harness.contracts import AdapterPlan, Batch, Row
 from harness.data import Example, MixData
 from harness.settings import Settings
 from harness.sources import open_source
@@ -22,6 +22,7 @@ class Workbench:
         self.store = store
         self.progress = progress
         self._mixes: dict[str, MixData] = {}
+        self._trainable: dict[Any, dict[str, int]] = {}
 
     # --- model ---
 
@@ -46,6 +47,25 @@ class Workbench:
     @property
     def tokenizer(self) -> Any:
         return self._loaded[1]
+
+    # --- shape ---
+
+    @cached_property
+    def meta_model(self) -> Any:
+        """The base model's shape, without weights."""
+        return models.on_meta(self.settings.model)
+
+    @cached_property
+    def base_parameters(self) -> int:
+        return sum(p.numel() for p in self.meta_model.parameters())
+
+    def trainable(self, plan: AdapterPlan) -> dict[str, int]:
+        """`preflight.trainable_names` of the plan, worked out once per plan."""
+        config = plan.peft_config
+        key = plan.adapts, config and type(config), config and repr(sorted(vars(config).items(), key=str))
+        if key not in self._trainable:
+            self._trainable[key] = preflight.trainable_names(self.meta_model, plan)
+        return self._trainable[key]
 
     # --- data ---
 

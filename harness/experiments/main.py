@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness.contracts import Cell, Record
-from harness.report.format import count, mean_sd, megabytes, number, percent
+from harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
 from harness.settings import Settings
 
 TITLE = "Accuracy against trainable parameters"
@@ -31,30 +32,11 @@ def table(records: Sequence[Record], settings: Settings) -> pd.DataFrame:
     standard deviation over seeds, missing for one seed. Costs are means over seeds; planning holds pilot,
     scoring and search in full, whichever method paid first.
     """
-    frame = pd.DataFrame([_row(record, settings.eval.primary) for record in records])
-    if frame.empty:
-        return frame
-    rows = []
-    for (mix, method), group in frame.groupby(["mix", "method"], sort=False):
-        numbers = group.drop(columns=["mix", "method", "layers", "r"]).mean()
-        rows.append(
-            {
-                "mix": mix,
-                "method": method,
-                "seeds": len(group),
-                "accuracy": numbers.pop("accuracy"),
-                "accuracy_sd": group["accuracy"].std(),
-                "nll": numbers.pop("nll"),
-                "nll_sd": group["nll"].std(),
-                "layers": _span(group["layers"]),
-                "r": _span(group["r"]),
-                **numbers,
-            }
-        )
-    result = pd.DataFrame(rows)
-    full = result[result["method"] == "full"].set_index("mix")["accuracy"]
-    result.insert(5, "share_of_full", result["accuracy"] / result["mix"].map(full))
-    return _in_grid_order(result, settings)
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in _in_grid_order(records, settings):
+        groups.setdefault((record.cell.mix, record.cell.method), []).append(_row(record, settings.eval.primary))
+    full = {mix: _mean(rows, "accuracy") for (mix, method), rows in groups.items() if method == "full"}
+    return pd.DataFrame([_summary(mix, method, rows, full.get(mix)) for (mix, method), rows in groups.items()])
 
 
 def view(frame: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +48,7 @@ def view(frame: pd.DataFrame) -> pd.DataFrame:
             "Mix": frame["mix"],
             "Method": frame["method"],
             "Seeds": frame["seeds"],
-            "Accuracy %": mean_sd(100 * frame["accuracy"], 100 * frame["accuracy_sd"], 1),
+            "Accuracy %": mean_sd(frame["accuracy"], frame["accuracy_sd"], 1, scale=100),
             "% of full": frame["share_of_full"].map(percent),
             "NLL": mean_sd(frame["nll"], frame["nll_sd"], 3),
             "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
@@ -104,14 +86,30 @@ def notes(records: Sequence[Record], settings: Settings) -> list[str]:
     return lines
 
 
+def _summary(mix: str, method: str, rows: list[dict[str, Any]], full: float | None) -> dict[str, Any]:
+    accuracy = _mean(rows, "accuracy")
+    means = {key: _mean(rows, key) for key in rows[0] if key not in ("accuracy", "nll", "layers", "r")}
+    return {
+        "mix": mix,
+        "method": method,
+        "seeds": len(rows),
+        "accuracy": accuracy,
+        "accuracy_sd": _sd(rows, "accuracy"),
+        "share_of_full": accuracy / full if accuracy is not None and full else None,
+        "nll": _mean(rows, "nll"),
+        "nll_sd": _sd(rows, "nll"),
+        "layers": _span(row["layers"] for row in rows),
+        "r": _span(row["r"] for row in rows),
+        **means,
+    }
+
+
 def _row(record: Record, primary: str) -> dict[str, Any]:
     training = record.training
     own = _nll_of(record)
     prose = record.scores.get("pretrain_nll")
     inference = record.scores.get("validation_nll")
     return {
-        "mix": record.cell.mix,
-        "method": record.cell.method,
         "accuracy": record.scores[primary].metrics.get("acc"),
         "nll": own,
         "layers": len(record.plan["layers"]),
@@ -138,19 +136,25 @@ def _nll_of(record: Record) -> float | None:
     return scored.metrics.get(f"nll_{record.cell.mix}", scored.metrics["nll_mean"])
 
 
-def _span(values: pd.Series) -> str:
+def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row[key] is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _sd(rows: list[dict[str, Any]], key: str) -> float | None:
+    values = [row[key] for row in rows if row[key] is not None]
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _span(values: Iterable[int | None]) -> str:
     """One value, or the range over seeds."""
-    found = sorted({int(value) for value in values.dropna()})
+    found = sorted({value for value in values if value is not None})
     if not found:
-        return "–"
+        return MISSING
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
-def _in_grid_order(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    mixes = {mix: i for i, mix in enumerate(settings.mixes)}
-    methods = {method: i for i, method in enumerate(settings.methods)}
-    order = sorted(
-        range(len(frame)),
-        key=lambda i: (mixes.get(frame["mix"].iloc[i], 99), methods.get(frame["method"].iloc[i], 99)),
-    )
-    return frame.iloc[order].reset_index(drop=True)
+def _in_grid_order(records: Sequence[Record], settings: Settings) -> list[Record]:
+    order = {cell: place for place, cell in enumerate(cells(settings))}
+    by_seed = sorted(records, key=lambda record: record.cell.seed)
+    return sorted(by_seed, key=lambda record: order.get(record.cell.model_copy(update={"seed": 0}), len(order)))

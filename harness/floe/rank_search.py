@@ -55,9 +55,14 @@ class RankSearch:
     high: int
 
     @property
+    def ranks(self) -> tuple[int, ...]:
+        """The distinct ranks, in the order in which they were first tried; each was trained once."""
+        return tuple(dict.fromkeys(trial.r for trial in self.trials))
+
+    @property
     def unique_trainings(self) -> int:
-        """Number of distinct ranks, each trained once."""
-        return len({trial.r for trial in self.trials})
+        """Number of distinct ranks."""
+        return len(self.ranks)
 
     @property
     def at_edge(self) -> bool:

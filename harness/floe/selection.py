@@ -6,6 +6,7 @@ order, I the Fisher information of the layer masks. `select` minimises it over t
 Layers count from 0, as in PEFT's `layers_to_transform`.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -52,6 +53,14 @@ class _Problem:
     def noise(self) -> NDArray[np.float64]:
         """Per layer, the change of the objective that rounding alone can make (L)."""
         return NOISE_RTOL * np.abs(self.fisher).sum(axis=1)
+
+
+def max_layers(layer_fraction: float, n_layers: int) -> int:
+    """K = ceil(layer_fraction · L), the most layers that may be adapted (METHOD: a quarter by default).
+
+    A product that is whole but for rounding is that whole number.
+    """
+    return math.ceil(layer_fraction * n_layers - 1e-9)
 
 
 def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:

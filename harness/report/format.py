@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -31,11 +32,9 @@ def megabytes(size: float | None) -> str:
     return MISSING if size is None or pd.isna(size) else number(size / 1e6, 1)
 
 
-def mean_sd(means: pd.Series, sds: pd.Series, digits: int) -> list[str]:
-    """mean ± sd, or the mean alone where there is no sd."""
-    return [_mean_sd(mean, sd, digits) for mean, sd in zip(means, sds, strict=True)]
-
-
-def _mean_sd(mean: Any, sd: Any, digits: int) -> str:
-    text = number(mean, digits)
-    return text if pd.isna(sd) else f"{text} ± {sd:.{digits}f}"
+def mean_sd(means: Iterable[Any], sds: Iterable[Any], digits: int, scale: float = 1) -> list[str]:
+    """mean ± sd, both times `scale`; the mean alone where there is no sd."""
+    return [
+        number(mean if pd.isna(mean) else scale * mean, digits) + ("" if pd.isna(sd) else f" ± {scale * sd:.{digits}f}")
+        for mean, sd in zip(means, sds, strict=True)
+    ]

@@ -1,5 +1,6 @@
 """NLL on held-out plain prose and its change against the base model: forgetting."""
 
+import math
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     frame = inputs.nll([Row("", item["text"], item["domain"]) for item in items])
     seconds = time.perf_counter() - start
     tokens = int(frame.pop("tokens_read").sum())
-    nll = float(frame["nll"].sum() / frame["tokens"].sum())
+    nll = math.fsum(frame["nll"]) / sum(frame["tokens"])
     base = inputs.base()
     change = nll - base.metrics["nll"] if base else 0.0
     metrics = {"nll": nll, "nll_change": change}

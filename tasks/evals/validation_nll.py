@@ -1,9 +1,8 @@
 """Validation NLL (nats per completion token) on every mix, not only the one trained on."""
 
+import math
 import time
 from typing import Any
-
-import pandas as pd
 
 from harness.contracts import EvaluationInputs, Row, Score, Scored
 
@@ -14,12 +13,13 @@ def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     start = time.perf_counter()
-    rows = [Row(item["prompt"], item["completion"], item["domain"], item["task"]) for item in items]
-    frame = inputs.nll(rows).assign(mix=[item["mix"] for item in items])
+    frame = inputs.nll([Row(item["prompt"], item["completion"], item["domain"], item["task"]) for item in items])
     seconds = time.perf_counter() - start
-    sums = frame.groupby("mix", sort=False)[["nll", "tokens"]].sum()
-    metrics = {f"nll_{mix}": nll for mix, nll in (sums["nll"] / sums["tokens"]).items()}
+    frame["mix"] = [item["mix"] for item in items]
+    metrics = {}
+    for mix in inputs.settings.eval.nll_mixes:
+        own = frame[frame["mix"] == mix]
+        metrics[f"nll_{mix}"] = math.fsum(own["nll"]) / sum(own["tokens"])
     metrics["nll_mean"] = sum(metrics.values()) / len(metrics)
     tokens = int(frame.pop("tokens_read").sum())
-    score = Score(metrics=metrics, n_items=len(frame), tokens=tokens, seconds=seconds)
-    return Scored(score, pd.DataFrame(frame))
+    return Scored(Score(metrics=metrics, n_items=len(frame), tokens=tokens, seconds=seconds), frame)

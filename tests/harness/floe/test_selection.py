@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from harness.floe.selection import Selection, objective, select
+from harness.floe.selection import Selection, max_layers, objective, select
 
 
 def loss(fisher, layers):
@@ -318,3 +318,21 @@ def test_select_refuses(arguments, message):
 def test_objective_refuses_layers_that_are_not_there(layers):
     with pytest.raises(ValueError, match="distinct numbers from 0 to 2"):
         objective(EYE, layers)
+
+
+# --- K ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "expected"),
+    [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (8, 2), (12, 3), (26, 7), (30, 8), (32, 8), (33, 9), (80, 20)],
+)
+def test_a_quarter_of_the_layers_is_rounded_up(n_layers, expected):
+    assert max_layers(0.25, n_layers) == expected
+
+
+@pytest.mark.parametrize("n_layers", [1, 4, 20, 25, 26, 30, 32, 50, 80])
+def test_the_number_of_layers_is_exact_in_hundredths(n_layers):
+    """Integer arithmetic, where 0.28 * 25 is 7.000000000000001 in floating point."""
+    for percent in range(1, 101):
+        assert max_layers(percent / 100, n_layers) == -(-percent * n_layers // 100), percent

@@ -19,8 +19,8 @@ def make_layer(d_in: int, d_out: int, r: int, M: int, alpha: float = 8.0, dropou
     if not fresh:
         nn.init.normal_(weight(layer, "B"))
         # Gates far from 0 and 1: a saturated softmax has gradients that float32 cannot resolve to 1e-5.
-        for router in layer.moe_lora_router.values():
-            nn.init.normal_(router.weight, std=d_in**-0.5)
+        if M > 1:
+            nn.init.normal_(weight(layer, "router"), std=d_in**-0.5)
     return layer
 
 

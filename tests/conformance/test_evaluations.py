@@ -1,0 +1,52 @@
+"""What every evaluation must do, whoever wrote it."""
+
+import json
+import math
+
+import pytest
+
+from harness import registry
+from harness.contracts import AdapterPlan, Score
+from harness.errors import UsageError
+from harness.scoring import Evaluating
+from harness.stages import run_evaluations
+from harness.store import read_items
+
+from .conftest import tiny_bench
+
+
+@pytest.fixture(params=sorted(registry.plugins("evaluation")))
+def plugin(request: pytest.FixtureRequest) -> registry.Plugin:
+    return registry.find("evaluation", request.param)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory):
+    return tiny_bench(tmp_path_factory.mktemp("results"))
+
+
+def items_of(plugin: registry.Plugin, bench) -> list[dict]:
+    try:
+        return plugin.load().items(Evaluating(bench, None))
+    except UsageError as error:
+        pytest.skip(f"not to be had from embedded rows: {error}")
+
+
+def test_describes_itself_in_one_line(plugin):
+    assert 10 <= len(plugin.description) <= 140
+
+
+def test_items_are_data_and_the_same_twice(plugin, bench):
+    items = items_of(plugin, bench)
+    assert items and json.dumps(items) == json.dumps(items_of(plugin, bench))
+
+
+@pytest.mark.slow
+def test_scores_the_base_model_and_keeps_every_item(plugin, bench):
+    items = items_of(plugin, bench)
+    stage = run_evaluations(bench, [plugin], AdapterPlan("nothing"), None)[plugin.id]
+    score = Score.model_validate(stage.result)
+    assert all(math.isfinite(value) for value in score.metrics.values())
+    kept = read_items(bench.store.stage_folder("evaluation", stage.identity) / "items.parquet")
+    assert len(kept) == score.n_items <= len(items)
+    assert score.tokens > 0 and score.seconds > 0

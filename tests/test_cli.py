@@ -1,0 +1,241 @@
+"""The command: what it answers, how fast it can, and what it says of bad input."""
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from harness import registry
+from harness.cli import main
+from harness.contracts import Cell
+from harness.files import digest
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "optuna")
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command, hold it to exit code 2 and one sentence without traceback; returns the sentence."""
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert "Traceback" not in error
+    return error
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["run", "--help"]])
+def test_help_and_list_load_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        f"try: main({arguments})\nexcept SystemExit: pass\n"
+        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    assert ran.stderr.strip() == "[]"
+
+
+def test_list_shows_every_plugin_with_description_and_origin(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for kind in ("method", "mix", "evaluation", "experiment"):
+        for plugin in registry.plugins(kind).values():
+            assert f"{plugin.id} " in text and plugin.description in text and plugin.origin in text
+    assert main(["list", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert {entry["id"] for entry in listing["method"]} == set(registry.plugins("method"))
+
+
+PAPER_MODELS = {"llama2-7b": 6_738_415_616, "gemma2-2b": 2_614_341_888, "mistral-7b": 7_241_732_096}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", PAPER_MODELS)
+def test_plan_knows_the_published_parameter_counts_without_weights(profile, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOE_DATA_DIR", raising=False)
+    arguments = ["--mixes", "dolly", "--seeds", "1", "--methods", "base", "--results", str(tmp_path), "--json"]
+    assert main(["plan", profile, *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["base_parameters"] == PAPER_MODELS[profile]
+
+
+@pytest.mark.slow
+def test_plan_counts_lora_as_its_authors_do(capsys, tmp_path, monkeypatch):
+    """r = 8 on q_proj and v_proj of LLaMA2-7B: 4,194,304, as in the LoRA literature."""
+    monkeypatch.delenv("FLOE_DATA_DIR", raising=False)
+    method = "lora:r=8:target_modules=q_proj+v_proj"
+    arguments = ["--methods", method, "--mixes", "dolly", "--seeds", "1", "--results", str(tmp_path), "--json"]
+    assert main(["plan", "llama2-7b", *arguments]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["trainable_parameters"] == [4_194_304]
+    # r (d_in + d_out) per module, 32 layers, two modules of 4096 by 4096
+    assert 32 * 2 * 8 * (4096 + 4096) == 4_194_304
+
+
+@pytest.mark.slow
+def test_plan_counts_moe_lora_by_the_closed_formula(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOE_DATA_DIR", raising=False)
+    arguments = [
+        "--methods",
+        "hydralora,floe",
+        "--mixes",
+        "dolly",
+        "--seeds",
+        "1",
+        "--results",
+        str(tmp_path),
+        "--json",
+    ]
+    assert main(["plan", "llama2-7b", *arguments]) == 0
+    hydralora, floe = json.loads(capsys.readouterr().out)["cells"]
+
+    def per_layer(r: int, experts: int = 4, hidden: int = 4096, inner: int = 11008) -> int:
+        def module(d_in: int, d_out: int) -> int:
+            return r * d_in + experts * r * d_out + experts * d_in
+
+        return 2 * module(hidden, inner) + module(inner, hidden)
+
+    assert hydralora["trainable_parameters"] == [32 * per_layer(4)]
+    assert floe["trainable_parameters"] == [8 * per_layer(2), 8 * per_layer(16)]
+
+
+# --- bad input -------------------------------------------------------------------------------------
+
+UNKNOWN = [
+    (["run", "smok"], "smoke"),
+    (["run", "tiny", "--methods", "hydralor"], "hydralora"),
+    (["run", "tiny", "--methods", "topk_layers:scor=taylor"], "score"),
+    (["run", "tiny", "--methods", "topk_layers:score=tailor"], "taylor"),
+    (["run", "tiny", "--methods", "lora:r"], "lora:option=value"),
+    (["run", "tiny", "--mixes", "doly"], "dolly"),
+    (["run", "tiny", "--experiment", "mian"], "main"),
+    (["run", "tiny", "--set", "train.epoch=2"], "train.epochs"),
+    (["run", "tiny", "--set", "eval.evals=mmlu_0shots"], "mmlu_0shot"),
+    (["run", "tiny", "--set", "eval.primary=mmlu_5shot"], "eval.evals"),
+    (["run", "tiny", "--set", "train.epochs"], "key=value"),
+]
+OUT_OF_RANGE = [
+    (["--methods", "lora:r=0"], "greater than or equal to 1"),
+    (["--set", "adapter.r=0"], "adapter.r"),
+    (["--set", "adapter.r=17"], "r = 17 is above 16"),
+    (["--set", "search.r_max=20", "--methods", "floe"], "r = 20 is above 16"),
+    (["--set", "selection.layer_fraction=0"], "selects no layer"),
+    (["--set", "selection.layer_fraction=1.5"], "selection.layer_fraction"),
+    (["--set", "selection.taylor_budget=0"], "selection.taylor_budget"),
+    (["--set", "data.pilot_fraction=0"], "data.pilot_fraction"),
+    (["--set", "data.pilot_fraction=1.2"], "data.pilot_fraction"),
+    (["--seeds", "0"], "seeds"),
+    (["--set", "search.r_min=9"], "r_min 9 is above r_max"),
+    (["--set", "train.micro_batch_size=3"], "does not divide"),
+    (["--set", "adapter.target_modules=gate_prj"], "gate_proj"),
+    (["--set", "data.train_rows=100000"], "asks for 100000"),
+    (["--set", "data.validation_rows=100000"], "asks for 100000"),
+    (["--set", "data.pretrain_rows=1000"], "asks for 1000"),
+    (["--set", "search.probe_rows=1000", "--methods", "floe"], "search.probe_rows"),
+    (["--set", "eval.evals=mmlu_5shot", "--set", "eval.primary=mmlu_5shot"], "--data-dir"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "hint"), UNKNOWN, ids=lambda value: "-".join(value)[:60])
+def test_unknown_names_get_the_nearest_valid_ones(arguments, hint, capsys, tmp_path):
+    assert hint in fails(capsys, *arguments, "--results", str(tmp_path))
+
+
+@pytest.mark.parametrize(("arguments", "hint"), OUT_OF_RANGE, ids=lambda value: "-".join(value)[:60])
+def test_values_out_of_range_are_refused_before_anything_is_spent(arguments, hint, capsys, tmp_path):
+    assert hint in fails(capsys, "run", "tiny", *arguments, "--results", str(tmp_path))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_missing_weights_say_what_to_do(capsys, tmp_path, data_dir):
+    error = fails(capsys, "run", "llama2-7b", "--data-dir", str(data_dir), "--results", str(tmp_path))
+    assert "--model-path" in error
+
+
+def test_gated_weights_say_what_to_do(capsys, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError
+
+    def refuse(*args, **kwargs):
+        raise GatedRepoError("gated", response=Mock(headers={}))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    overrides = ["--set", "data.source=embedded", "--set", "data.validation_fraction=0.2"]
+    rows = ["--set", "data.train_rows=8", "--set", "data.validation_rows=8"]
+    error = fails(capsys, "run", "llama2-7b", *overrides, *rows, "--results", str(tmp_path))
+    assert "licence" in error and "hf auth login" in error and "--model-path" in error
+
+
+def test_a_model_path_without_a_model_is_refused(capsys, tmp_path):
+    error = fails(capsys, "run", "tiny", "--model-path", str(tmp_path), "--results", str(tmp_path / "r"))
+    assert "config.json" in error
+
+
+def test_no_hub_says_what_works_without(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOE_DATA_DIR", raising=False)
+    error = fails(capsys, "run", "tiny", "--set", "data.source=hub", "--results", str(tmp_path))
+    assert "--data-dir" in error and "smoke" in error
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A small data folder in the original columns."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in (registry.ROOT / "tasks" / "data").glob("*.jsonl"):
+        (data / file.name).write_text(file.read_text())
+    return data
+
+
+def with_folder(folder: Path, tmp_path: Path) -> list[str]:
+    return ["run", "tiny", "--mixes", "dolly", "--data-dir", str(folder), "--results", str(tmp_path / "results")]
+
+
+def test_a_missing_data_folder_is_named(capsys, tmp_path):
+    assert "no such folder" in fails(capsys, *with_folder(tmp_path / "nowhere", tmp_path))
+
+
+def test_a_missing_data_file_is_named(capsys, folder, tmp_path):
+    (folder / "dolly.jsonl").unlink()
+    assert "dolly.jsonl" in fails(capsys, *with_folder(folder, tmp_path))
+
+
+def test_a_missing_column_is_named_with_file_and_line(capsys, folder, tmp_path):
+    lines = (folder / "dolly.jsonl").read_text().replace('"response"', '"responce"')
+    (folder / "dolly.jsonl").write_text(lines)
+    error = fails(capsys, *with_folder(folder, tmp_path))
+    assert "dolly.jsonl, line 1" in error and "responce" in error
+
+
+def test_a_broken_line_is_named_with_file_and_line(capsys, folder, tmp_path):
+    lines = (folder / "dolly.jsonl").read_text().splitlines()
+    lines[6] = lines[6][:-5]
+    (folder / "dolly.jsonl").unlink()
+    with gzip.open(folder / "dolly.jsonl.gz", "wt") as stream:
+        stream.write("\n".join(lines))
+    assert "dolly.jsonl.gz, line 7" in fails(capsys, *with_folder(folder, tmp_path))
+
+
+def test_a_results_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "results folder" in fails(capsys, "run", "tiny", "--results", str(tmp_path / "file"))
+
+
+def test_a_record_of_another_schema_version(capsys, tmp_path):
+    records = tmp_path / "tiny" / "records"
+    records.mkdir(parents=True)
+    (records / "old.json").write_text('{"schema_version": 0}')
+    error = fails(capsys, "report", "tiny", "--results", str(tmp_path))
+    assert "schema version 0" in error and "old.json" in error
+
+
+def test_cells_have_distinct_labels_and_keys():
+    cells = [Cell(method=m, mix="dolly", seed=s) for m in ("lora", "lora:r=8") for s in (0, 1)]
+    assert len({cell.label for cell in cells}) == len({digest(cell.model_dump()) for cell in cells}) == 4
