@@ -9,11 +9,9 @@ from harness import contracts
 from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe import importance
 
-Score = Literal["fisher", "taylor", "gradient_norm", "weight_magnitude", "first", "last", "even"]
-
 
 class Options(contracts.Options):
-    score: Score = "fisher"
+    score: Literal["fisher", "taylor", "gradient_norm", "weight_magnitude", "first", "last", "even"] = "fisher"
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
@@ -22,7 +20,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     return AdapterPlan("adapter", moe_lora(inputs, layers), details={options.score: scores.tolist()})
 
 
-def layer_scores(inputs: MethodInputs, score: Score) -> np.ndarray:
+def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:
     """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
     n, k = inputs.n_layers, max_layers(inputs)
     if score == "fisher":

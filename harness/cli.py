@@ -129,12 +129,12 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps(listing, indent=2))
         return 0
     for kind, entries in listing.items():
-        print(f"{kind}s")
+        print("mixes" if kind == "mix" else f"{kind}s")
         width = max(len(entry["id"]) for entry in entries)
         for entry in entries:
             print(f"  {entry['id']:{width}}  {entry['description']}  [{entry['origin']}]")
             if entry["options"]:
-                text = ", ".join(f"{key}={default}" for key, default in entry["options"].items())
+                text = ", ".join(f"{key}: {text}" for key, text in entry["options"].items())
                 print(f"  {'':{width}}  options: {text}")
         print()
     return 0

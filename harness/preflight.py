@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.contracts import AdapterPlan, Batch
+from harness.data import Example, collate
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from harness.train import TrainJob
 
 
 class PreflightError(Exception):
@@ -49,6 +52,15 @@ def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
         return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     finally:
         model.unload()
+
+
+def small_batch(job: TrainJob) -> Batch:
+    """The last 32 tokens of two training rows: enough for the checks, and quick on any model."""
+    rows: list[Example] = [
+        {"input_ids": row["input_ids"][-32:], "labels": row["labels"][-32:], "truncated": True}
+        for row in job.examples[:2]
+    ]
+    return collate(rows, job.pad_token_id)
 
 
 def check_adapter(model: Any, expected: dict[str, int], batch: Batch, float32: bool) -> None:

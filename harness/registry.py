@@ -54,9 +54,9 @@ class Plugin:
 
     @property
     def options(self) -> dict[str, str]:
-        """Option name -> default, as written in the plugin's class `Options`."""
+        """Option name -> type and default, as written in the plugin's class `Options`."""
         return {
-            node.target.id: ast.unparse(node.value) if node.value else "required"
+            node.target.id: f"{ast.unparse(node.annotation)} = {_default_text(node.value)}"
             for cls in self._tree.body
             if isinstance(cls, ast.ClassDef) and cls.name == "Options"
             for node in cls.body
@@ -70,6 +70,13 @@ class Plugin:
     def load(self) -> ModuleType:
         """Import the plugin."""
         return importlib.import_module(self.module)
+
+
+def _default_text(value: ast.expr | None) -> str:
+    """The default as written; that of `Field(default, ...)` is its first argument."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("Field"):
+        value = value.args[0] if value.args else None
+    return ast.unparse(value) if value else "required"
 
 
 @cache

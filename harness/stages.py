@@ -127,8 +127,9 @@ def run_training(
     with adapting.fresh(bench, plan, seed) as model:
         job = _job(bench, rows, plan, seed, folder)
         if plan.adapts == "adapter":
-            batch = bench.batches(rows[:2])[0]
-            preflight.check_adapter(model, expected, batch, bench.settings.adapter.dtype == "float32")
+            preflight.check_adapter(
+                model, expected, preflight.small_batch(job), bench.settings.adapter.dtype == "float32"
+            )
         outcome = train(model, job)
         size = adapting.save(model, folder / "adapter", bench.settings.model.dtype)
     outcome = outcome.model_copy(update={"adapter_bytes": size})

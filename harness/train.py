@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from harness.contracts import TrainOutcome
 from harness.data import Example, collate
 from harness.files import write_json
 from harness.memory import peak_memory
 from harness.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainingArguments
 
 Progress = Callable[[str], None]
 
@@ -47,11 +49,19 @@ class TrainJob:
 
 def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     """Train the parameters that require gradients, in place. Raises NonFiniteLoss."""
-    trainer = _trainer(model, job)
+    clock = _Clock(job)
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(job),
+        train_dataset=list(job.examples),  # pyright: ignore[reportArgumentType]
+        data_collator=lambda examples: collate(examples, job.pad_token_id),
+        callbacks=[clock],
+    )
+    trainer.remove_callback(PrinterCallback)
     checkpoint = _newest_checkpoint(job.folder)
     with peak_memory() as peak:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = trainer.clock.seconds()
+    seconds = clock.seconds()
     tokens = int(trainer.state.num_input_tokens_seen)
     trainable = [p for p in model.parameters() if p.requires_grad]
     return TrainOutcome(
@@ -75,32 +85,67 @@ def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(_checkpoints(folder), ignore_errors=True)
 
 
-def _trainer(model: Any, job: TrainJob) -> Any:
-    from transformers import Trainer
+class _Trainer(Trainer):
+    """Trainer whose order of rows depends on seed and epoch alone, so that a resumed epoch has the same order."""
 
-    clock = _make_clock(job)
-    trainer = Trainer(
-        model=model,
-        args=_arguments(job),
-        train_dataset=list(job.examples),  # pyright: ignore[reportArgumentType]
-        data_collator=lambda examples: collate(examples, job.pad_token_id),
-        callbacks=[clock],
-    )
-    trainer.clock = clock  # pyright: ignore[reportAttributeAccessIssue]
-    trainer.remove_callback(_printer())
-    return trainer
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = [len(example["input_ids"]) for example in cast(list[Example], self.train_dataset)]
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return _EpochLengthGroupedSampler(per_step, lengths, self.args.data_seed or 0)
 
 
-def _printer() -> type:
-    from transformers.trainer_callback import PrinterCallback
+class _EpochLengthGroupedSampler(LengthGroupedSampler):
+    """transformers' sampler draws from the global random state, which a resumed training does not share."""
 
-    return PrinterCallback
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        self.order = torch.Generator()
+        super().__init__(batch_size, lengths=lengths, generator=self.order)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.manual_seed(self.seed * 1_000_003 + epoch)
+
+
+class _Clock(TrainerCallback):
+    """Seconds across resumptions, checkpoints, progress, and a stop at a non-finite loss."""
+
+    def __init__(self, job: TrainJob):
+        self.job = job
+        checkpoint = _newest_checkpoint(job.folder)
+        self.before = json.loads((checkpoint / "elapsed.json").read_text()) if checkpoint else 0.0
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        due = state.global_step % self.job.settings.checkpoint_steps == 0
+        control.should_save = due and state.global_step < state.max_steps
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = _checkpoints(self.job.folder) / f"checkpoint-{state.global_step}"
+        write_json(folder / "elapsed.json", self.seconds())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"the loss is {loss} at optimiser step {state.global_step}")
+        speed = state.num_input_tokens_seen / self.seconds()
+        left = (state.max_steps - state.global_step) * self.seconds() / max(1, state.global_step)
+        self.job.progress(
+            f"step {state.global_step}/{state.max_steps}  loss {loss:.3f}  {speed:.0f} tokens/s  {left:.0f} s left"
+        )
 
 
 def _arguments(job: TrainJob) -> TrainingArguments:
-    import torch
-    from transformers import TrainingArguments
-
     settings = job.settings
     return TrainingArguments(
         output_dir=str(_checkpoints(job.folder)),
@@ -139,42 +184,3 @@ def _newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written whole: its state is the last file the Trainer writes."""
     found = [path for path in _checkpoints(folder).glob("checkpoint-*") if (path / "elapsed.json").exists()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _make_clock(job: TrainJob) -> Any:
-    """A callback: seconds across resumptions, checkpoints, progress, and a stop at a non-finite loss."""
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            checkpoint = _newest_checkpoint(job.folder)
-            self.before = json.loads((checkpoint / "elapsed.json").read_text()) if checkpoint else 0.0
-            self.start = time.perf_counter()
-
-        def seconds(self) -> float:
-            return self.before + time.perf_counter() - self.start
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.start = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            due = state.global_step % job.settings.checkpoint_steps == 0
-            control.should_save = due and state.global_step < state.max_steps
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            folder = _checkpoints(job.folder) / f"checkpoint-{state.global_step}"
-            write_json(folder / "elapsed.json", self.seconds())
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            loss = (logs or {}).get("loss")
-            if loss is None:
-                return
-            if not math.isfinite(loss):
-                raise NonFiniteLoss(f"the loss is {loss} at optimiser step {state.global_step}")
-            speed = state.num_input_tokens_seen / self.seconds()
-            left = (state.max_steps - state.global_step) * self.seconds() / max(1, state.global_step)
-            job.progress(
-                f"step {state.global_step}/{state.max_steps}  loss {loss:.3f}  {speed:.0f} tokens/s  {left:.0f} s left"
-            )
-
-    return Clock()

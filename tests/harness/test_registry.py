@@ -182,17 +182,17 @@ def test_a_plugin_that_raises_at_import_is_listed_all_the_same(root):
     plugin = find("method", "broken")
     assert plugin.description == "A method of tests."
     assert plugin.options == {
-        "r": "Field(4, ge=1)",
-        "score": "'fisher'",
-        "share": "0.5",
-        "names": "('a', 'b')",
+        "r": "int = 4",
+        "score": "str = 'fisher'",
+        "share": "float = 0.5",
+        "names": "tuple[str, ...] = ('a', 'b')",
     }
 
 
 def test_a_plugin_that_says_nothing_of_itself_is_listed(root):
     (root / "baselines" / "silent.py").write_text("class Options:\n    r: int\n")
     assert find("method", "silent").description == ""
-    assert find("method", "silent").options == {"r": "required"}
+    assert find("method", "silent").options == {"r": "int = required"}
 
 
 def test_listing_loads_no_plugin_and_no_heavy_library():

@@ -1,0 +1,26 @@
+"""The tiny profile's model, tokenizer and some of its examples."""
+
+import pytest
+
+from harness import models, profiles
+from harness.data import Example, encode
+from harness.settings import Settings
+from harness.sources import open_source
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Settings:
+    return profiles.load("tiny")
+
+
+@pytest.fixture
+def tiny(tiny_settings):
+    """(model, tokenizer), fresh for each test."""
+    return models.load(tiny_settings.model)
+
+
+@pytest.fixture(scope="session")
+def tiny_examples(tiny_settings) -> list[Example]:
+    """Twenty code rows of different lengths, up to 200 bytes."""
+    rows = sorted(open_source(tiny_settings.data).mix("code"), key=lambda row: len(row.prompt + row.completion))[:20]
+    return encode(rows, models.byte_tokenizer(), "alpaca", 200)

