@@ -60,7 +60,7 @@ def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:
         profile=bench.store.folder.name,
         key=digest(identity),
         identity=identity,
-        settings=bench.settings,
+        settings=bench.settings.without_paths(),
         provenance=provenance() | {"model": bench.model_ref.identity},
         data=_data_facts(bench, cell),
         **content,

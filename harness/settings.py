@@ -140,3 +140,12 @@ class Settings(Section):
     selection: SelectionSettings = Field(default_factory=SelectionSettings)  # pyright: ignore[reportArgumentType]
     search: SearchSettings = Field(default_factory=SearchSettings)  # pyright: ignore[reportArgumentType]
     eval: EvalSettings = Field(default_factory=EvalSettings)  # pyright: ignore[reportArgumentType]
+
+    def without_paths(self) -> Settings:
+        """The same settings without the folders of this machine, as a record keeps them."""
+        return self.model_copy(
+            update={
+                "model": self.model.model_copy(update={"path": None}),
+                "data": self.data.model_copy(update={"path": None}),
+            }
+        )

@@ -106,6 +106,17 @@ def test_a_new_evaluation_does_not_retrain(tmp_path):
     assert sorted((tmp_path / "tiny" / "stages").glob("[mpt]*-*")) == trained
 
 
+def test_a_record_holds_no_folder_of_this_machine_and_is_found_from_another(tmp_path):
+    """The same data and weights under another path are the same cell."""
+    for name in ("a", "b"):
+        shutil.copytree(ROOT / "tasks" / "data", tmp_path / name / "data")
+    run(tmp_path / "results", "--methods", "base", "--data-dir", str(tmp_path / "a" / "data"))
+    ran = run(tmp_path / "results", "--methods", "base", "--data-dir", str(tmp_path / "b" / "data"))
+    assert "1 already done" in ran.stderr and len(table(tmp_path / "results")) == 1
+    (record,) = (tmp_path / "results" / "tiny" / "records").glob("*.json")
+    assert str(tmp_path) not in record.read_text()
+
+
 def test_methods_share_stages_and_each_is_charged(tmp_path):
     """grid_rank and floe choose among the same layers: one pilot, one of each score, each rank trained once."""
     run(tmp_path, "--methods", "grid_rank,floe,topk_layers")

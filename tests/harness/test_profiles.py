@@ -197,4 +197,6 @@ def test_a_value_out_of_range_is_a_usage_error(assignment, message):
     ],
 )
 def test_the_edges_of_the_ranges_are_allowed(assignment):
-    set_(assignment)
+    section, _, key = assignment.partition("=")[0].partition(".")
+    found = getattr(getattr(set_(assignment), section), key)
+    assert found == pytest.approx(float(assignment.partition("=")[2]))
