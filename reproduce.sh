@@ -43,6 +43,6 @@ if [ "$1" = test ]; then
     "$bin/ruff" format --check .
     "$bin/ruff" check .
     "$bin/pyright" --pythonpath "$bin/python"
-    exec "$bin/python" -m pytest "$@"
+    exec "$bin/python" -m pytest -n auto --dist loadfile "$@"
 fi
 exec "$bin/floe-bench" run "$@"
