@@ -88,8 +88,7 @@ class DryInputs:
             identity = self._identity(lambda: stages.probe_identity(self._bench, train, judge, plan, self.seed))
             stage = self._bench.store.find("probe", identity) if identity else None
         tokens = self._tokens(rows[0] if rows else None, self.settings.search.probe_rows)
-        name = digest(peft_config.to_dict() | {"target_modules": None})
-        self._count("probe", name, stage, tokens, self._training_flops(plan, trainable, tokens))
+        self._count("probe", _config_name(peft_config), stage, tokens, self._training_flops(plan, trainable, tokens))
         return stage.result["nll"] if stage else 0.0
 
     def workspace(self, purpose: str) -> Path | None:
@@ -122,7 +121,7 @@ class DryInputs:
             stage = self._bench.store.find("training", identity) if identity else None
         share = self.settings.data.pilot_fraction
         tokens = int(self._tokens(rows, None) * (1 if rows is not None else share) * self.settings.train.epochs)
-        self._count("pilot", "pilot", stage, tokens, self._training_flops(plan, trainable, tokens))
+        self._count("pilot", _config_name(config), stage, tokens, self._training_flops(plan, trainable, tokens))
         return stage
 
     def _training_flops(self, plan: AdapterPlan, trainable: int, tokens: int) -> float:
@@ -164,6 +163,10 @@ class DryInputs:
         n_rows, per_row = find("mix", self._cell.mix).load().PUBLISHED_SIZE
         available = int(n_rows * (1 - self.settings.data.validation_fraction))
         return min(limit or available, available) * min(longest, per_row)
+
+
+def _config_name(config: PeftConfig) -> str:
+    return repr(sorted(vars(config).items(), key=str))
 
 
 def weights_at_hand(bench: Workbench) -> bool:

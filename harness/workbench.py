@@ -62,7 +62,7 @@ class Workbench:
     def trainable(self, plan: AdapterPlan) -> dict[str, int]:
         """`preflight.trainable_names` of the plan, worked out once per plan."""
         config = plan.peft_config
-        key = plan.adapts, config and type(config), config and repr(sorted(vars(config).items(), key=str))
+        key = plan.adapts, type(config), repr(sorted(vars(config).items(), key=str)) if config else ""
         if key not in self._trainable:
             self._trainable[key] = preflight.trainable_names(self.meta_model, plan)
         return self._trainable[key]
