@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.contracts import AdapterPlan, MethodInputs
+from harness.errors import UsageError
 from harness.floe import importance, selection
 from harness.floe.rank_search import RankSearch
 from harness.floe.tuner import MoeLoraConfig
@@ -43,6 +44,11 @@ def select_layers(inputs: MethodInputs) -> tuple[selection.Selection, dict[str, 
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
     share = inputs.settings.selection.taylor_budget or max_layers(inputs) / inputs.n_layers
     budget = share * float(taylor.sum())
+    if taylor.min() > budget:
+        raise UsageError(
+            f"setting selection.taylor_budget = {share:.3g}: no layer fits; the least important one holds "
+            f"{taylor.min() / taylor.sum():.3g} of all Taylor importance"
+        )
     chosen = selection.select(fisher, taylor, budget, max_layers(inputs))
     details = {
         "fisher_diagonal": fisher.tolist(),

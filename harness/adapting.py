@@ -31,11 +31,18 @@ def fresh(bench: Workbench, plan: AdapterPlan, seed: int) -> Iterator[Any]:
     set_seed(seed)
     if plan.adapts == "adapter":
         assert plan.peft_config is not None
-        model = wrap(bench.base, plan.peft_config, bench.settings.adapter.dtype == "float32")
+        try:
+            model = wrap(bench.base, plan.peft_config, bench.settings.adapter.dtype == "float32")
+        except BaseException:
+            bench.forget_base()
+            raise
         try:
             yield model
         finally:
             model.unload()
+            if bench.settings.train.gradient_checkpointing:
+                bench.base.activation_checkpointing_disable()
+                bench.base.disable_input_require_grads()
             bench.base.eval()
     else:
         model = copy.deepcopy(bench.base).requires_grad_(True)

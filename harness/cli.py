@@ -77,7 +77,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         overrides["model.path"] = options.model_path
     overrides |= profiles.parse_assignments(options.set)
     settings = profiles.load(options.profile, overrides)
-    if settings.data.source == "hub" and os.environ.get("FLOE_DATA_DIR"):
+    if settings.data.source == "hub" and "data.source" not in overrides and os.environ.get("FLOE_DATA_DIR"):
         overrides |= {"data.source": "folder", "data.path": os.environ["FLOE_DATA_DIR"]}
         settings = profiles.load(options.profile, overrides)
     return _checked(settings)
@@ -171,7 +171,7 @@ def _run(options: argparse.Namespace) -> int:
 
         with Progress() as progress:
             outcome = run_grid(Workbench(settings, store, progress.update), cells, progress)
-        _write_tables(experiment, store, settings, cells)
+        _write_tables(experiment, store, settings, cells, outcome.keys)
     print(f"{outcome.ran} cells run, {outcome.skipped} already done, {outcome.failed} failed", file=sys.stderr)
     return FAILED if outcome.failed else 0
 
@@ -186,10 +186,12 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_tables(experiment: Any, store: Any, settings: Settings, cells: Sequence[Cell]) -> None:
+def _write_tables(
+    experiment: Any, store: Any, settings: Settings, cells: Sequence[Cell], keys: dict[Cell, str] | None = None
+) -> None:
     from harness.report import tables
 
-    records = tables.matching(store.records(), settings, cells)
+    records = tables.matching(store.records(), settings, cells, keys)
     print(tables.write(experiment, records, settings, store.folder / "tables"))
     print(f"tables: {store.folder / 'tables'}; {len(records)} of {len(cells)} cells finished", file=sys.stderr)
 

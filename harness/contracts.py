@@ -10,7 +10,7 @@ A plugin is a module: its file name is its id, its docstring's first line its de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from peft import PeftConfig
+
+Columns = Sequence[str] | Mapping[str, type]
+"""Columns of text, or columns with their types."""
 
 Arrays = dict[str, "np.ndarray"]
 Batch = dict[str, Any]
@@ -58,7 +61,7 @@ class RowSource(Protocol):
 
     kind: Literal["hub", "folder", "embedded"]
 
-    def read(self, file: str, hub: str, columns: Sequence[str], **hub_options: Any) -> Iterable[dict[str, Any]]:
+    def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterable[dict[str, Any]]:
         """Raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub` (options go to `load_dataset`).
 
         Every row has at least `columns`. Raises UsageError where the file or a column is missing.

@@ -107,14 +107,14 @@ def split_text(source: Source, settings: DataSettings) -> tuple[list[Row], list[
     return calibration, held_out
 
 
-def sample(rows: Sequence[Row], n: int, seed: int) -> list[Row]:
-    """`n` rows without replacement (all, if there are fewer), decided by seed and content."""
-    return sorted(rows, key=lambda row: _order(row, f"sample {seed}"))[:n]
+def sample(rows: Sequence[Row], n: int, seed: int, purpose: str = "sample") -> list[Row]:
+    """`n` rows without replacement (all, if there are fewer), decided by seed, purpose and content."""
+    return sorted(rows, key=lambda row: _order(row, f"{purpose} {seed}"))[:n]
 
 
 def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list[Row]:
     """The pilot's share rho of the training rows (METHOD, stage 1)."""
-    return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed)
+    return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed, "pilot")
 
 
 def _order(row: Row, salt: str = "order") -> float:

@@ -20,11 +20,12 @@ from harness.workbench import Workbench
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a grid ended: cells run now, skipped as done, and failed."""
+    """How a grid ended: cells run now, skipped as done, and failed; and each cell's key."""
 
     ran: int
     skipped: int
     failed: int
+    keys: dict[Cell, str]
 
 
 def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
@@ -43,7 +44,8 @@ def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
 def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Outcome:
     """Run what is not done, one cell after the other; a failed cell does not stop the others."""
     identities = {cell: cell_identity(bench, cell) for cell in cells}
-    found = {cell: bench.store.record(cell, digest(identity)) for cell, identity in identities.items()}
+    keys = {cell: digest(identity) for cell, identity in identities.items()}
+    found = {cell: bench.store.record(cell, key) for cell, key in keys.items()}
     waiting = [cell for cell, record in found.items() if record is None or record.status == "failed"]
     statuses = Counter(record.status if record else "new" for record in found.values())
     progress.say(
@@ -61,7 +63,7 @@ def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Out
         failed += record.status == "failed"
         progress.say(_row(record, bench.settings.eval.primary, number, len(waiting)))
     progress.prefix = ""
-    return Outcome(ran=len(waiting), skipped=len(cells) - len(waiting), failed=failed)
+    return Outcome(ran=len(waiting), skipped=len(cells) - len(waiting), failed=failed, keys=keys)
 
 
 def _time_left(start: float, done: int, total: int) -> str:

@@ -21,6 +21,15 @@ LIBRARIES = (
 )  # fmt: skip
 OUR_PACKAGES = ("harness", "baselines", "tasks")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+ENGINE = tuple(
+    f"harness.{name}"
+    for name in (
+        "adapting", "data", "evaluate", "inputs", "models", "nll", "preflight", "run", "scoring", "sources", "stages",
+        "train", "workbench", "floe.loading",
+    )
+)  # fmt: skip
+"""The modules of the engine that can change a number."""
+
 SHAPES_ONLY = {"harness.contracts", "harness.settings", "harness.errors"}
 """Modules that hold no mathematics: a change in them changes no number."""
 
@@ -65,6 +74,11 @@ def source_digests(file: Path) -> dict[str, str]:
 def module_digests(*modules: str) -> dict[str, str]:
     """`code_digest` of modules of ours, each alone."""
     return {module: code_digest(_module_file(module)) for module in modules}
+
+
+def engine_digest() -> str:
+    """A digest of all of ENGINE."""
+    return digest(module_digests(*ENGINE))
 
 
 def result_settings(settings: Settings) -> dict[str, Any]:

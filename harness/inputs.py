@@ -98,7 +98,7 @@ def calibration_rows(bench: Workbench, cell: Cell, on: Literal["task", "pretrain
         return []
     if on == "pretrain":
         return bench.text[0]
-    return data.sample(bench.mix(cell.mix).train, bench.settings.data.calibration_rows, cell.seed)
+    return data.sample(bench.mix(cell.mix).train, bench.settings.data.calibration_rows, cell.seed, "calibration")
 
 
 def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:
@@ -111,5 +111,5 @@ def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:
             f"mix '{cell.mix}' has {len(train)} training rows, but search.probe_rows and "
             f"search.probe_validation_rows ask for {wanted}: lower them or give more data"
         )
-    rows = data.sample(train, wanted, cell.seed)
+    rows = data.sample(train, wanted, cell.seed, "probe")
     return rows[: search.probe_rows], rows[search.probe_rows :]

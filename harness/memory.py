@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ class Peak:
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """CUDA's peak of allocated memory, or the peak resident set over the resident set at the start.
+    """CUDA's peak of allocated memory, or the peak resident set, over what was there at the start.
+
+    So the weights do not count, whoever else's lie beside them; gradients, optimiser and activations do.
 
     Linux forgets the process's earlier peak when "5" is written to clear_refs; elsewhere the earlier
     peak hides a lower one, and `kind` says so.
@@ -26,10 +31,13 @@ def peak_memory() -> Iterator[Peak]:
     import torch
 
     peak = Peak()
+    _return_freed_memory()
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
         yield peak
-        peak.bytes, peak.kind = torch.cuda.max_memory_allocated(), "cuda allocated"
+        peak.bytes, peak.kind = torch.cuda.max_memory_allocated() - start, "cuda allocated over start"
     elif Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5")
         start = _status_bytes("VmRSS")
@@ -37,13 +45,19 @@ def peak_memory() -> Iterator[Peak]:
         peak.bytes, peak.kind = max(0, _status_bytes("VmHWM") - start), "resident over start"
     else:
         import resource
-        import sys
 
         unit = 1 if sys.platform == "darwin" else 1024
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         yield peak
         end = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         peak.bytes, peak.kind = end - start, "resident over the process's earlier peak"
+
+
+def _return_freed_memory() -> None:
+    """Give freed memory back to the system, or later work would reuse it and seem to need none."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _status_bytes(field: str) -> int:

@@ -70,13 +70,14 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
     """The model's configuration, from `--model-path` where given, else from the profile: no network."""
     from transformers import AutoConfig
 
-    if settings.path is not None:
-        _in_folder(Path(settings.path))
-        return AutoConfig.from_pretrained(settings.path)
     values = dict(settings.config)
-    if "model_type" not in values:
-        raise UsageError("the profile's [model.config] has no model_type: add the architecture to plan without weights")
-    return AutoConfig.for_model(values.pop("model_type"), **values)
+    try:
+        if settings.path is not None:
+            return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or settings.path)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        where = f"--model-path {settings.path}: config.json" if settings.path else "the profile's [model.config]"
+        raise UsageError(f"{where} describes no model that transformers knows ({error})") from error
 
 
 def on_meta(settings: ModelSettings) -> PreTrainedModel:
@@ -93,6 +94,8 @@ def _in_folder(folder: Path) -> ModelRef:
         raise UsageError(
             f"--model-path {folder}: no config.json with *.safetensors there; give the folder of a saved model"
         )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UsageError(f"--model-path {folder}: no tokenizer.json or tokenizer.model there")
     files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
     content = {file.name: remembered_digest(file) for file in files}
     return ModelRef(folder, f"folder:{digest(content)}")

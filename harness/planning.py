@@ -28,8 +28,8 @@ FORMULAS = {
     "tokens": "per row min(max_length, characters / 4 + 40) where the rows are at hand, else the mix's mean",
     "flops": "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p): t tokens, P base, p trainable parameters, "
     "L layers; 6 P t where every weight is trained; evaluation not counted",
-    "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam) + activations 34 b s h bytes a layer "
-    "(arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
+    "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam; half for bfloat16 weights) + activations 34 b s h "
+    "bytes a layer (arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
     "b sequences, s = max_length, h hidden size, V vocabulary",
 }
 
@@ -87,8 +87,11 @@ class DryInputs:
             train, judge = rows
             identity = self._identity(lambda: stages.probe_identity(self._bench, train, judge, plan, self.seed))
             stage = self._bench.store.find("probe", identity) if identity else None
-        tokens = self._tokens(rows[0] if rows else None, self.settings.search.probe_rows)
-        self._count("probe", _config_name(peft_config), stage, tokens, self._training_flops(plan, trainable, tokens))
+        search, epochs = self.settings.search, self.settings.train.epochs
+        tokens = int(epochs * self._tokens(rows[0] if rows else None, search.probe_rows))
+        judged = self._tokens(rows[1] if rows else None, search.probe_validation_rows)
+        flops = self._training_flops(plan, trainable, tokens) + 2.0 * self._bench.base_parameters * judged
+        self._count("probe", _config_name(peft_config), stage, tokens + judged, flops)
         return stage.result["nll"] if stage else 0.0
 
     def workspace(self, purpose: str) -> Path | None:
@@ -261,5 +264,6 @@ def _memory(bench: Workbench, plan: AdapterPlan, trainable: int) -> float:
         return float(base)
     tokens = settings.train.micro_batch_size * settings.data.max_length
     per_layer = 2 if settings.train.gradient_checkpointing else 34
+    state = 8 if plan.adapts == "everything" and settings.train.full_weights_dtype == "model" else 16
     activations = per_layer * tokens * config.hidden_size * config.num_hidden_layers
-    return float(base + 16 * trainable + activations + 10 * tokens * config.vocab_size)
+    return float(base + state * trainable + activations + 10 * tokens * config.vocab_size)

@@ -46,7 +46,10 @@ def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
         return {name: p.numel() for name, p in meta_model.named_parameters()}
     assert plan.peft_config is not None
     _check_targets_exist(meta_model, plan.peft_config)
-    model = wrap(meta_model, plan.peft_config, float32=True)
+    try:
+        model = wrap(meta_model, plan.peft_config, float32=True)
+    except ValueError as error:
+        raise UsageError(f"the adapter does not fit the model: {error}") from error
     try:
         _check_matches(model, plan.peft_config)
         return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

@@ -13,17 +13,10 @@ from harness import stages
 from harness.contracts import AdapterPlan, Cell, Record, Score, TrainOutcome
 from harness.errors import UsageError
 from harness.files import digest
-from harness.identity import module_digests, provenance, result_settings, source_digests, versions
+from harness.identity import engine_digest, provenance, result_settings, source_digests, versions
 from harness.inputs import Inputs
 from harness.registry import MethodRef, find, parse_method
 from harness.workbench import Workbench
-
-ENGINE = tuple(
-    f"harness.{name}"
-    for name in (
-        "adapting", "data", "evaluate", "inputs", "models", "nll", "run", "scoring", "sources", "stages", "train",
-    )
-)  # fmt: skip
 
 
 def cell_identity(bench: Workbench, cell: Cell) -> dict[str, Any]:
@@ -35,8 +28,10 @@ def cell_identity(bench: Workbench, cell: Cell) -> dict[str, Any]:
         "method": source_digests(parse_method(cell.method).plugin.file),
         "mix": source_digests(find("mix", cell.mix).file),
         "evaluations": {plugin.id: source_digests(plugin.file) for plugin in evals},
-        "engine": module_digests(*ENGINE),
+        "engine": engine_digest(),
         "data": bench.mix(cell.mix).digest,
+        "text": bench.text_digest,
+        "items": {plugin.id: stages.items_digest(bench, plugin) for plugin in evals},
         "model": bench.model_ref.identity,
         "versions": versions(),
     }
@@ -108,7 +103,9 @@ class _Steps:
 def _planning_identity(identity: dict[str, Any]) -> dict[str, Any]:
     """The cell's identity without what only its evaluation depends on."""
     settings = {key: value for key, value in identity["settings"].items() if key != "eval"}
-    return {key: value for key, value in identity.items() if key != "evaluations"} | {"settings": settings}
+    return {key: value for key, value in identity.items() if key not in ("evaluations", "items")} | {
+        "settings": settings
+    }
 
 
 def plan_facts(plan: AdapterPlan, expected: dict[str, int], n_layers: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class TrainSettings(Section):
     full_weights_dtype: Literal["float32", "model"] = Field(
         "float32", description="of the weights themselves while they are trained"
     )
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)

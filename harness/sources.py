@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import registry
-from harness.contracts import Row
+from harness.contracts import Columns, Row
 from harness.errors import UsageError, unknown
 from harness.settings import DataSettings
 
@@ -33,7 +33,7 @@ class FolderSource(_Mixes):
         self.folder = folder
         self.revisions: dict[str, str] = {}
 
-    def read(self, file: str, hub: str, columns: Sequence[str], **_: Any) -> Iterator[dict[str, Any]]:
+    def read(self, file: str, hub: str, columns: Columns, **_: Any) -> Iterator[dict[str, Any]]:
         """The rows of `<file>.jsonl` or `<file>.jsonl.gz`.
 
         Raises UsageError for a missing file or column and for a broken line, with file and line number.
@@ -72,7 +72,7 @@ class HubSource(_Mixes):
         self.pinned = pinned
         self.revisions: dict[str, str] = {}
 
-    def read(self, file: str, hub: str, columns: Sequence[str], **hub_options: Any) -> Iterator[dict[str, Any]]:
+    def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterator[dict[str, Any]]:
         """The rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
@@ -120,13 +120,15 @@ def open_source(settings: DataSettings) -> Source:
     return HubSource(settings.revisions)
 
 
-def _check_columns(row: Any, columns: Sequence[str], place: str) -> None:
+def _check_columns(row: Any, columns: Columns, place: str) -> None:
     if not isinstance(row, dict):
         raise UsageError(f"{place}: a JSON object was expected, not {type(row).__name__}")
-    for column in columns:
+    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, str)
+    for column, expected in types.items():
         if column not in row:
             raise UsageError(
                 f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column")
             )
-        if row[column] is None:
-            raise UsageError(f"{place}: column '{column}' is null; a value was expected")
+        if not isinstance(row[column], expected):
+            found = "null" if row[column] is None else type(row[column]).__name__
+            raise UsageError(f"{place}: column '{column}' is {found}; {expected.__name__} was expected")

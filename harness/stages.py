@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from harness import adapting, preflight
 from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer
 from harness.files import digest
-from harness.identity import module_digests, provenance, source_digests, versions
+from harness.identity import engine_digest, provenance, source_digests, versions
 from harness.nll import mean_nll, row_nll
 from harness.registry import ROOT, Plugin
 from harness.scoring import Evaluating
@@ -39,6 +39,7 @@ def _model_identity(bench: Workbench) -> dict[str, Any]:
         "dtype": settings.model.dtype,
         "encoding": [settings.model.prompt_format, settings.data.max_length],
         "versions": versions(),
+        "engine": engine_digest(),
     }
 
 
@@ -53,20 +54,24 @@ def training_identity(bench: Workbench, rows: Sequence[Row], plan: AdapterPlan, 
         "train": settings.train.model_dump(exclude={"checkpoint_steps"}),
         "learning_rate_ratio": plan.learning_rate_ratio,
         "seed": seed,
-        "code": module_digests("harness.train", "harness.data", "harness.adapting", "harness.models"),
     }
 
 
 def measure_identity(
     bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a scorer's arrays depend on."""
+    """What a scorer's arrays depend on. Raises ValueError for a scorer whose source does not tell all it does."""
+    name = getattr(scorer, "__qualname__", "<locals>")
+    if "<" in name:
+        raise ValueError(
+            f"a scorer must be a function at the top of a module, not {scorer!r}: its source is its identity"
+        )
     return _model_identity(bench) | {
-        "scorer": f"{scorer.__module__}.{scorer.__qualname__}",
+        "scorer": f"{scorer.__module__}.{name}",
         "rows": _rows_digest(rows),
         "micro_batch_size": bench.settings.train.micro_batch_size,
         "pilot": digest(pilot) if pilot else None,
-        "code": source_digests(Path(inspect.getfile(scorer))) | module_digests("harness.data", "harness.models"),
+        "code": source_digests(Path(inspect.getfile(scorer))),
     }
 
 
@@ -76,7 +81,7 @@ def probe_identity(
     """What a probe's validation NLL depends on."""
     return training_identity(bench, rows, plan, seed) | {
         "validation": _rows_digest(validation),
-        "nll": module_digests("harness.nll"),
+        "batch_size": bench.settings.eval.batch_size,
     }
 
 
@@ -89,9 +94,15 @@ def evaluation_identity(
         "items": digest(list(items)),
         "batch_size": bench.settings.eval.batch_size,
         "training": digest(training) if training else None,
-        "code": source_digests(plugin.file)
-        | module_digests("harness.evaluate", "harness.nll", "harness.scoring", "harness.data", "harness.models"),
+        "code": source_digests(plugin.file),
     }
+
+
+def items_digest(bench: Workbench, plugin: Plugin) -> str:
+    """The content of what an evaluation scores. Raises UsageError where it cannot be read."""
+    if plugin.id not in bench.items_digests:
+        bench.items_digests[plugin.id] = digest(list(plugin.load().items(Evaluating(bench, None))))
+    return bench.items_digests[plugin.id]
 
 
 def _rows_digest(rows: Sequence[Row]) -> str:
@@ -121,7 +132,8 @@ def run_training(
     """
     identity = training_identity(bench, rows, plan, seed)
     folder = bench.store.stage_folder("training", identity)
-    if found := bench.store.find("training", identity):
+    found = bench.store.find("training", identity)
+    if found and (folder / "adapter").is_dir():  # a copy of the results may have left the weights out
         discard_checkpoints(folder)
         return found
     with adapting.fresh(bench, plan, seed) as model:
@@ -147,9 +159,10 @@ def run_training(
 def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: Stage | None) -> Stage:
     """Run a scorer over the rows, on the base model or with a trained pilot; arrays.safetensors is kept."""
     identity = measure_identity(bench, scorer, rows, pilot.identity if pilot else None)
-    if found := bench.store.find("measure", identity):
-        return found
     folder = bench.store.stage_folder("measure", identity)
+    found = bench.store.find("measure", identity)
+    if found and (folder / "arrays.safetensors").is_file():
+        return found
     batches = bench.batches(rows)
     adapts = "adapter" if pilot else "nothing"
     bench.progress(f"measuring {scorer.__name__} on {len(rows)} rows")

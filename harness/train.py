@@ -61,6 +61,9 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     checkpoint = _newest_checkpoint(job.folder)
     with peak_memory() as peak:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # accelerate's autocast wrapper goes: the model computes as it will when it comes back from disk.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
     seconds = clock.seconds()
     tokens = int(trainer.state.num_input_tokens_seen)
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -94,6 +97,13 @@ class _Trainer(Trainer):
         lengths = [len(example["input_ids"]) for example in cast(list[Example], self.train_dataset)]
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return _EpochLengthGroupedSampler(per_step, lengths, self.args.data_seed or 0)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """PEFT raises adapters to float32 on the way; the choice made for them stands."""
+        dtypes = {name: p.dtype for name, p in self.model.named_parameters()}  # pyright: ignore[reportOptionalMemberAccess]
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, p in self.model.named_parameters():  # pyright: ignore[reportOptionalMemberAccess]
+            p.data = p.data.to(dtypes[name])
 
 
 class _EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -147,7 +157,7 @@ class _Clock(TrainerCallback):
 
 def _arguments(job: TrainJob) -> TrainingArguments:
     settings = job.settings
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(_checkpoints(job.folder)),
         per_device_train_batch_size=settings.micro_batch_size,
         gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
@@ -174,6 +184,8 @@ def _arguments(job: TrainJob) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # with more GPUs the Trainer would multiply the batch size
+    return arguments
 
 
 def _checkpoints(folder: Path) -> Path:

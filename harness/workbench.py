@@ -9,6 +9,8 @@ from typing import Any
 from harness import data, models, preflight
 from harness.contracts import AdapterPlan, Batch, Row
 from harness.data import Example, MixData
+from harness.errors import UsageError
+from harness.files import digest
 from harness.settings import Settings
 from harness.sources import open_source
 from harness.store import Store
@@ -23,6 +25,7 @@ class Workbench:
         self.progress = progress
         self._mixes: dict[str, MixData] = {}
         self._trainable: dict[Any, dict[str, int]] = {}
+        self.items_digests: dict[str, str] = {}
 
     # --- model ---
 
@@ -37,7 +40,20 @@ class Workbench:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         self.progress(f"loading {self.settings.model.id}")
-        return models.load(self.settings.model)
+        model, tokenizer = models.load(self.settings.model)
+        planned = {name: p.shape for name, p in self.meta_model.named_parameters()}
+        loaded = {name: p.shape for name, p in model.named_parameters()}
+        if planned != loaded:
+            odd = sorted(planned.keys() ^ loaded.keys()) or [n for n in planned if planned[n] != loaded[n]]
+            raise UsageError(
+                f"the weights of {self.settings.model.id} do not have the shape of the profile's [model.config]: "
+                f"{', '.join(odd[:3])} differ"
+            )
+        return model, tokenizer
+
+    def forget_base(self) -> None:
+        """Load the base model afresh when it is next needed: something may have been left on it."""
+        self.__dict__.pop("_loaded", None)
 
     @property
     def base(self) -> Any:
@@ -83,6 +99,11 @@ class Workbench:
     def text(self) -> tuple[list[Row], list[Row]]:
         """Plain text: passages for Taylor importance, and others held out."""
         return data.split_text(self.source, self.settings.data)
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Identifies the content of `text`."""
+        return digest([[row.completion for row in side] for side in self.text])
 
     def encode(self, rows: Iterable[Row]) -> list[Example]:
         return data.encode(rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,9 @@ OUT_OF_RANGE = [
     (["--set", "data.pilot_fraction=0"], "data.pilot_fraction"),
     (["--set", "data.pilot_fraction=1.2"], "data.pilot_fraction"),
     (["--seeds", "0"], "seeds"),
+    (["--set", "train.lr_scheduler_type=cosin"], "train.lr_scheduler_type"),
+    (["--set", "model.config.model_type=lama"], "lama"),
+    (["--methods", "lora:target_modules=lm_head"], "lm_head"),
     (["--set", "search.r_min=9"], "r_min 9 is above r_max"),
     (["--set", "train.micro_batch_size=3"], "does not divide"),
     (["--set", "adapter.target_modules=gate_prj"], "gate_proj"),
@@ -168,7 +172,7 @@ def test_gated_weights_say_what_to_do(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     overrides = ["--set", "data.source=embedded", "--set", "data.validation_fraction=0.2"]
-    rows = ["--set", "data.train_rows=8", "--set", "data.validation_rows=8"]
+    rows = [f"--set=data.{name}_rows=8" for name in ("train", "validation", "pretrain")]
     error = fails(capsys, "run", "llama2-7b", *overrides, *rows, "--results", str(tmp_path))
     assert "licence" in error and "hf auth login" in error and "--model-path" in error
 
@@ -212,6 +216,25 @@ def test_a_missing_column_is_named_with_file_and_line(capsys, folder, tmp_path):
     (folder / "dolly.jsonl").write_text(lines)
     error = fails(capsys, *with_folder(folder, tmp_path))
     assert "dolly.jsonl, line 1" in error and "responce" in error
+
+
+@pytest.mark.parametrize(("value", "found"), [("5", "int"), ("null", "null"), ('["a"]', "list")])
+def test_a_value_of_the_wrong_type_is_named_with_file_and_line(value, found, capsys, folder, tmp_path):
+    lines = (folder / "dolly.jsonl").read_text().splitlines()
+    lines[2] = re.sub(r'"response": ".*?", "category"', f'"response": {value}, "category"', lines[2])
+    (folder / "dolly.jsonl").write_text("\n".join(lines))
+    error = fails(capsys, *with_folder(folder, tmp_path))
+    assert "dolly.jsonl, line 3: column 'response'" in error and found in error
+
+
+def test_a_budget_that_fits_no_layer_is_refused(capsys, tmp_path):
+    options = ["--methods", "floe", "--mixes", "dolly", "--set", "selection.taylor_budget=0.001"]
+    assert "no layer fits" in fails(capsys, "run", "tiny", *options, "--results", str(tmp_path))
+
+
+def test_weights_of_another_shape_than_the_profiles_are_refused(capsys, tmp_path):
+    arguments = ["run", "smoke", "--methods", "lora", "--mixes", "dolly", "--set", "model.config.num_hidden_layers=10"]
+    assert "do not have the shape" in fails(capsys, *arguments, "--results", str(tmp_path))
 
 
 def test_a_broken_line_is_named_with_file_and_line(capsys, folder, tmp_path):

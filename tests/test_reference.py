@@ -25,7 +25,7 @@ def test_the_tables_follow_from_the_records(folder, tmp_path):
     records = Store(folder.parent, folder.name).records()
     settings = records[0].settings
     cells = main.cells(settings)
-    assert {record.cell for record in records} == set(cells)
+    assert sorted(record.cell.label for record in records) == sorted(cell.label for cell in cells)
     tables.write(main, tables.matching(records, settings, cells), settings, tmp_path)
     for path in sorted((folder / "tables").iterdir()):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
@@ -40,4 +40,5 @@ def test_every_record_comes_from_committed_code_and_keeps_its_items(folder):
             items = read_items(store.folder / "stages" / str(stage) / "items.parquet")
             assert len(items) == score.n_items
             if "acc" in score.metrics:
-                assert (items["predicted"] == items["answer"]).mean() == pytest.approx(score.metrics["acc"])
+                right = [p == a for p, a in zip(items["predicted"], items["answer"], strict=True)]
+                assert sum(right) / len(right) == pytest.approx(score.metrics["acc"])

@@ -118,6 +118,28 @@ def test_a_record_holds_no_folder_of_this_machine_and_is_found_from_another(tmp_
     assert str(tmp_path) not in record.read_text()
 
 
+def test_changed_questions_or_prose_are_not_taken_for_done(tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(ROOT / "tasks" / "data", data)
+    only = ("--methods", "base", "--set", "eval.evals=pretrain_nll", "--set", "eval.primary=pretrain_nll")
+    run(tmp_path, *only, "--data-dir", str(data))
+    lines = (data / "pretrain.jsonl").read_text().splitlines()
+    (data / "pretrain.jsonl").write_text("\n".join(lines[40:]))
+    assert "1 cells: 0 done" in run(tmp_path, *only, "--data-dir", str(data)).stderr
+
+
+def test_weights_left_out_of_a_copy_are_trained_again_when_needed(tmp_path):
+    run(tmp_path, "--methods", "lora")
+    before = table(tmp_path)
+    for folder in (tmp_path / "tiny" / "stages").glob("training-*/adapter"):
+        shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "tiny" / "records")
+    for folder in (tmp_path / "tiny" / "stages").glob("evaluation-*"):
+        shutil.rmtree(folder)
+    run(tmp_path, "--methods", "lora")
+    assert table(tmp_path) == before
+
+
 def test_methods_share_stages_and_each_is_charged(tmp_path):
     """grid_rank and floe choose among the same layers: one pilot, one of each score, each rank trained once."""
     run(tmp_path, "--methods", "grid_rank,floe,topk_layers")

@@ -60,7 +60,7 @@ def max_layers(layer_fraction: float, n_layers: int) -> int:
 
     A product that is whole but for rounding is that whole number.
     """
-    return math.ceil(layer_fraction * n_layers - 1e-9)
+    return max(1, math.ceil(layer_fraction * n_layers - 1e-9))
 
 
 def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:

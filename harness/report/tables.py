@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from harness.contracts import Record
+from harness.contracts import Cell, Record
 from harness.files import write_json, write_text
 from harness.identity import result_settings
 from harness.settings import Settings
 
 
-def matching(records: Sequence[Record], settings: Settings, cells: Sequence[object]) -> list[Record]:
-    """The finished records of these cells under these settings; of several, the newest."""
+def matching(
+    records: Sequence[Record], settings: Settings, cells: Sequence[Cell], keys: Mapping[Cell, str] | None = None
+) -> list[Record]:
+    """The finished records of these cells, in their order, that may stand in one table.
+
+    With `keys` (a run knows them) exactly those. Without, the records under these settings that share the
+    newest one's model, data, code and library versions; of several of one cell the newest.
+    """
     wanted = result_settings(settings)
-    chosen: dict[object, Record] = {}
-    for record in sorted(records, key=lambda record: record.provenance.get("time", "")):
-        if record.status == "ok" and record.cell in cells and result_settings(record.settings) == wanted:
-            chosen[record.cell] = record
-    return [chosen[cell] for cell in cells if cell in chosen]
+    candidates = [
+        record
+        for record in sorted(records, key=lambda record: record.provenance["time"])
+        if record.cell in cells and (record.key == keys.get(record.cell) if keys else _same(record, wanted))
+    ]
+    if not keys and candidates:
+        newest = _world(candidates[-1])
+        candidates = [record for record in candidates if _world(record) == newest]
+    chosen = {record.cell: record for record in candidates}
+    return [chosen[cell] for cell in cells if cell in chosen and chosen[cell].status == "ok"]
+
+
+def _same(record: Record, wanted: dict[str, Any]) -> bool:
+    return result_settings(record.settings) == wanted
+
+
+def _world(record: Record) -> dict[str, Any]:
+    """What cells of one table must share; methods, mixes and seeds differ by design."""
+    return {key: record.identity.get(key) for key in ("model", "text", "items", "engine", "evaluations", "versions")}
 
 
 def write(experiment: ModuleType, records: Sequence[Record], settings: Settings, folder: Path) -> str:

@@ -16,7 +16,7 @@ import yaml
 from harness.contracts import EvaluationInputs, Score, Scored
 from harness.errors import UsageError
 
-COLUMNS = ("subject", "question", "choices", "answer")
+COLUMNS = {"subject": str, "question": str, "choices": list, "answer": int}
 
 MEDICAL = (
     "anatomy",
@@ -53,7 +53,15 @@ def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
 
 def _read(inputs: EvaluationInputs, split: str) -> list[dict[str, Any]]:
     rows = inputs.source.read(file=f"mmlu_{split}", hub="cais/mmlu", columns=COLUMNS, name="all", split=split)
-    return [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
+    found = [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
+    known = categories()
+    for number, row in enumerate(found, 1):
+        if len(row["choices"]) != 4 or row["answer"] not in range(4) or row["subject"] not in known:
+            raise UsageError(
+                f"mmlu_{split}, row {number}: one of MMLU's subjects, four choices and an answer from 0 to 3 "
+                "were expected"
+            )
+    return found
 
 
 def _first_questions(rows: list[dict[str, Any]], n: int | None) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ def record(method: str, seed: int, accuracy: float, time: str = "2026-01-01", **
     }
     content = {
         "cell": Cell(method=method, mix="dolly", seed=seed), "profile": "tiny", "status": "ok", "key": "k",
-        "identity": {}, "settings": SETTINGS, "provenance": {"time": time}, "scores": scores,
+        "identity": {"model": "m", "engine": "e"}, "settings": SETTINGS, "provenance": {"time": time}, "scores": scores,
         "plan": {"layers": [0, 1], "r": 2 + seed, "trainable_parameters": 100, "base_parameters": 1000},
         "planning_cost": Cost(seconds=5, tokens=50),
     }  # fmt: skip
@@ -59,16 +59,35 @@ def test_without_full_there_is_no_share_of_it(records):
     assert main.view(main.table(records[3:], SETTINGS))["% of full"].iloc[0] == MISSING
 
 
+def accuracies(chosen: list[Record], method: str) -> list[float]:
+    return [record.scores["mmlu_0shot"].metrics["acc"] for record in chosen if record.cell.method == method]
+
+
 def test_only_records_of_these_settings_count_and_the_newest_wins(records):
     cells = main.cells(SETTINGS)
     other = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"epochs": 2.0})})
-    extra = [
-        record("floe", 0, 0.9, time="2026-02-01"),
-        record("floe", 1, 0.9, time="2026-02-01", settings=other),
-        record("floe", 2, 0.9, time="2026-02-01", status="failed"),
-    ]
-    chosen = tables.matching([*records, *extra], SETTINGS, cells)
-    assert [r.scores["mmlu_0shot"].metrics["acc"] for r in chosen if r.cell.method == "floe"] == [0.9, 0.29, 0.31]
+    extra = [record("floe", 0, 0.9, time="2026-02-01"), record("floe", 1, 0.9, time="2026-02-01", settings=other)]
+    assert accuracies(tables.matching([*records, *extra], SETTINGS, cells), "floe") == [0.9, 0.29, 0.31]
+
+
+def test_a_cell_whose_newest_record_failed_is_missing_and_not_its_older_self(records):
+    failed = record("floe", 2, 0.9, time="2026-02-01", status="failed")
+    chosen = tables.matching([*records, failed], SETTINGS, main.cells(SETTINGS))
+    assert accuracies(chosen, "floe") == [0.27, 0.29]
+
+
+@pytest.mark.parametrize("part", ["model", "engine", "text", "items", "versions"])
+def test_records_of_another_model_code_or_data_never_share_a_table(part, records):
+    identity = {"model": "m", "engine": "e"} | {part: "another"}
+    newer = record("floe", 0, 0.9, time="2026-02-01", identity=identity)
+    assert tables.matching([*records, newer], SETTINGS, main.cells(SETTINGS)) == [newer]
+
+
+def test_a_run_shows_the_records_under_its_own_keys_and_no_newer_ones(records):
+    newer = record("floe", 0, 0.9, time="2026-02-01", key="another")
+    cells = main.cells(SETTINGS)
+    chosen = tables.matching([*records, newer], SETTINGS, cells, dict.fromkeys(cells, "k"))
+    assert accuracies(chosen, "floe") == [0.27, 0.29, 0.31]
 
 
 def test_the_four_files_agree_and_are_byte_identical_when_written_again(records, tmp_path):
