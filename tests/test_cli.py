@@ -171,7 +171,8 @@ def test_gated_weights_say_what_to_do(capsys, tmp_path, monkeypatch):
         raise GatedRepoError("gated", response=Mock(headers={}))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    overrides = ["--set", "data.source=embedded", "--set", "data.validation_fraction=0.2"]
+    overrides = ["--set=data.source=embedded", "--set=data.validation_fraction=0.2"]
+    overrides += ["--set=eval.evals=validation_nll", "--set=eval.primary=validation_nll"]
     rows = [f"--set=data.{name}_rows=8" for name in ("train", "validation", "pretrain")]
     error = fails(capsys, "run", "llama2-7b", *overrides, *rows, "--results", str(tmp_path))
     assert "licence" in error and "hf auth login" in error and "--model-path" in error
