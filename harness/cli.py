@@ -151,7 +151,7 @@ def _plan(options: argparse.Namespace) -> int:
     from harness.workbench import Workbench
 
     bench = Workbench(settings, Store(options.results, options.profile), progress=lambda text: None)
-    planned = [plan_cell(bench, cell) for cell in cells]
+    planned = [plan_cell(bench.of(cell), cell) for cell in cells]
     base = bench.base_parameters
     print(plan_table.to_json(base, planned) if options.json else plan_table.to_text(settings, base, planned))
     return 0
@@ -190,10 +190,11 @@ def _write_tables(
     experiment: Any, store: Any, settings: Settings, cells: Sequence[Cell], keys: dict[Cell, str] | None = None
 ) -> None:
     from harness.report import tables
+    from harness.results import StoredResults
 
-    records = tables.matching(store.records(), settings, cells, keys)
-    print(tables.write(experiment, records, settings, store.folder / "tables"))
-    print(f"tables: {store.folder / 'tables'}; {len(records)} of {len(cells)} cells finished", file=sys.stderr)
+    results = StoredResults(store, settings, cells, keys)
+    print(tables.write(experiment.tables(results), store.folder / "tables"))
+    print(f"tables: {store.folder / 'tables'}; {len(results.records)} of {len(cells)} cells finished", file=sys.stderr)
 
 
 if __name__ == "__main__":

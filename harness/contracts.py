@@ -5,7 +5,7 @@ A plugin is a module: its file name is its id, its docstring's first line its de
 - a method (`baselines/`): `plan(inputs, options) -> AdapterPlan`, and optionally a class `Options`
 - a mix (`tasks/mixes/`): `rows(source) -> Iterable[Row]`
 - an evaluation (`tasks/evals/`): `items(inputs) -> list[dict]` and `score(inputs, items) -> Scored`
-- an experiment (`harness/experiments/`): `cells(settings) -> list[Cell]` and `table(records) -> DataFrame`
+- an experiment (`harness/experiments/`): `cells(settings) -> list[Cell]` and `tables(results) -> list[Table]`
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Columns = Sequence[str] | Mapping[str, type]
 
 Arrays = dict[str, "np.ndarray"]
 Batch = dict[str, Any]
-Scorer = Callable[[Any, Sequence[Batch]], Arrays]
-"""`scorer(model, batches)`: named arrays; batches hold input_ids, attention_mask, labels."""
+Scorer = Callable[..., Arrays]
+"""`scorer(model, batches, **parameters)`: named arrays; batches hold input_ids, attention_mask, labels."""
 
 
 class Data(BaseModel):
@@ -41,6 +41,14 @@ class Data(BaseModel):
 
 class Options(Data):
     """A method's options; a plugin subclasses it with typed, defaulted fields."""
+
+    def mixes(self) -> tuple[str, ...]:
+        """Mixes besides the cell's own whose rows the plan depends on."""
+        return ()
+
+    def methods(self) -> tuple[str, ...]:
+        """Other methods whose plans this one's plan depends on."""
+        return ()
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -59,7 +67,8 @@ class Row:
 class RowSource(Protocol):
     """Where raw rows are read: the hub, a local folder or the rows embedded in the project."""
 
-    kind: Literal["hub", "folder", "embedded"]
+    kind: Literal["hub", "folder", "embedded", "teacher"]
+    revisions: dict[str, str]
 
     def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterable[dict[str, Any]]:
         """Raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub` (options go to `load_dataset`).
@@ -74,6 +83,24 @@ class RowSource(Protocol):
 
 
 # --- methods ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The training rows that planning draws from: pilot and calibration rows are samples of them.
+
+    mix: whose rows; None takes the cell's own mix.
+    part: (i, n), the i-th of n disjoint parts of them.
+    foreign: (mix, share), that share of them replaced by rows of another mix.
+    """
+
+    mix: str | None = None
+    part: tuple[int, int] = (0, 1)
+    foreign: tuple[str, float] | None = None
+
+
+OWN_ROWS = Sample()
+"""All training rows of the cell's own mix."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +127,17 @@ class MethodInputs(Protocol):
     n_layers: int
 
     def measure(
-        self, scorer: Scorer, on: Literal["task", "pretrain", "nothing"], pilot: PeftConfig | None = None
+        self,
+        scorer: Scorer,
+        on: Literal["task", "pretrain", "nothing"],
+        pilot: PeftConfig | None = None,
+        sample: Sample = OWN_ROWS,
+        **parameters: Any,
     ) -> Arrays:
-        """Run `scorer` over calibration batches of the mix, of plain text, or over none.
+        """Run `scorer(model, batches, **parameters)` over calibration batches, of plain text, or over none.
 
-        With `pilot`, on the base model with that adapter, trained on the pilot sample; else on the base model.
+        With `pilot`, on the base model with that adapter, trained on the pilot rows; else on the base model.
+        Pilot and calibration rows of the task come from `sample`; the parameters are JSON-able.
         A dry run of `floe-bench plan` has no weights: where the arrays are not on disk yet, each is ones(L).
         """
         ...
@@ -114,6 +147,14 @@ class MethodInputs(Protocol):
 
         Judged on training rows that the probe did not train on, never on evaluation items.
         """
+        ...
+
+    def trainable(self, peft_config: PeftConfig) -> int:
+        """Parameters that training `peft_config` on this model would train."""
+        ...
+
+    def planned_trainable(self, method: str) -> int:
+        """Parameters that another method's plan trains on this cell. Its planning is not charged to this one."""
         ...
 
     def workspace(self, purpose: str) -> Path | None:
@@ -178,15 +219,21 @@ class EvaluationInputs(Protocol):
 
 
 class Cell(Data):
-    """One run of the grid: `method` is the canonical name with its options."""
+    """One run of the grid.
+
+    method: the canonical name with its options. varied: settings in which the cell differs from its profile,
+    as ("selection.layer_fraction", 0.5).
+    """
 
     method: str
     mix: str
     seed: int
+    varied: tuple[tuple[str, str | int | float], ...] = ()
 
     @property
     def label(self) -> str:
-        return f"{self.mix} / {self.method} / seed {self.seed}"
+        settings = "".join(f" / {key}={value}" for key, value in self.varied)
+        return f"{self.mix} / {self.method} / seed {self.seed}{settings}"
 
 
 class Cost(Data):
@@ -219,6 +266,18 @@ class TrainOutcome(Data):
 SCHEMA_VERSION = 1
 
 
+class Stage(Data):
+    """One finished piece of work that cells share."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: str
+    key: str
+    identity: dict[str, Any]
+    result: dict[str, Any] = Field(default_factory=dict)
+    cost: Cost = Cost()
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
 class Record(Data):
     """One cell, whole: the source of truth of every table."""
 
@@ -237,3 +296,45 @@ class Record(Data):
     stages: dict[str, str | list[str]] = Field(default_factory=dict, description="role -> stage folder(s)")
     training: TrainOutcome | None = None
     scores: dict[str, Score] = Field(default_factory=dict)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+class Results(Protocol):
+    """What an experiment makes its tables from: finished records and what their stages kept. No model."""
+
+    settings: Settings
+    cells: Sequence[Cell]
+    records: Sequence[Record]
+
+    def find(self, cell: Cell) -> Record | None:
+        """The finished record of a cell, or None."""
+        ...
+
+    def stages(self, record: Record) -> list[Stage]:
+        """What planning used: pilots (kind "training"), measures and probes."""
+        ...
+
+    def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
+        """What the scorer of that function name measured for the record; None where it measured nothing.
+
+        `parameters` are those it was called with; left out, they may be any. Raises ValueError where the
+        record used several that match.
+        """
+        ...
+
+    def items(self, record: Record, evaluation: str) -> pd.DataFrame:
+        """The evaluation's items, one line each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `frame` holds numbers (CSV, JSON), `view` text (Markdown, LaTeX); `id` is the file's name."""
+
+    id: str
+    title: str
+    frame: pd.DataFrame
+    view: pd.DataFrame
+    notes: Sequence[str] = ()

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any, TypedDict
 
-from harness.contracts import Batch, Row
+from harness.contracts import Batch, Row, RowSource
 from harness.errors import UsageError
 from harness.files import digest
-from harness.settings import DataSettings
-from harness.sources import Source
+from harness.settings import DataSettings, Settings
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -61,7 +60,14 @@ def _is_validation(text: str, fraction: float) -> bool:
     return _fraction_of("split:" + _normalised(text)) < fraction
 
 
-def split_mix(name: str, source: Source, settings: DataSettings) -> MixData:
+def split_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide which rows a mix has and on which side each lies."""
+    from_rows = {"pilot_fraction", "calibration_rows", "max_length"}
+    values = settings.data.model_dump(exclude=from_rows)
+    return values | ({"model": settings.model.model_dump()} if settings.data.source == "teacher" else {})
+
+
+def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
     """Read a mix and split it by content hash; a cap is spread evenly over the mix's domains.
 
     Empty completions and exact repeats are dropped and counted. Raises UsageError where rows are too few.
@@ -93,7 +99,7 @@ def split_mix(name: str, source: Source, settings: DataSettings) -> MixData:
     )
 
 
-def split_text(source: Source, settings: DataSettings) -> tuple[list[Row], list[Row]]:
+def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], list[Row]]:
     """Plain text for Taylor importance, and other passages for measuring forgetting.
 
     Raises UsageError where either side has fewer passages than `pretrain_rows`.

@@ -30,20 +30,19 @@ class Outcome:
 
 def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
     """Raise UsageError, before anything is spent, for whatever of the grid cannot work."""
-    for mix in dict.fromkeys(cell.mix for cell in cells):
-        bench.mix(mix)
-    for name in bench.settings.eval.evals:
-        find("evaluation", name).load().items(Evaluating(bench, None))
-    for cell in {cell.method: cell for cell in cells}.values():
-        asked, _, _ = dry_plan(bench, cell)
+    for varied in {cell.varied: cell for cell in cells}.values():
+        for name in bench.of(varied).settings.eval.evals:
+            find("evaluation", name).load().items(Evaluating(bench.of(varied), None))
+    for cell in {(cell.method, cell.mix, cell.varied): cell for cell in cells}.values():
+        bench.of(cell).mix(cell.mix)
+        asked, _, _ = dry_plan(bench.of(cell), cell)
         if asked.asked["probe"]:
-            for mix in dict.fromkeys(cell.mix for cell in cells):
-                probe_rows(bench, cell.model_copy(update={"mix": mix}))
+            probe_rows(bench.of(cell), cell)
 
 
 def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Outcome:
     """Run what is not done, one cell after the other; a failed cell does not stop the others."""
-    identities = {cell: cell_identity(bench, cell) for cell in cells}
+    identities = {cell: cell_identity(bench.of(cell), cell) for cell in cells}
     keys = {cell: digest(identity) for cell, identity in identities.items()}
     found = {cell: bench.store.record(cell, key) for cell, key in keys.items()}
     waiting = [cell for cell, record in found.items() if record is None or record.status == "failed"]
@@ -59,9 +58,9 @@ def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Out
     for number, cell in enumerate(waiting, 1):
         progress.prefix = f"[{number}/{len(waiting)}] {cell.label}"
         progress.update("starting" + _time_left(start, number - 1, len(waiting)))
-        record = run_cell(bench, cell, identities[cell])
+        record = run_cell(bench.of(cell), cell, identities[cell])
         failed += record.status == "failed"
-        progress.say(_row(record, bench.settings.eval.primary, number, len(waiting)))
+        progress.say(_row(record, number, len(waiting)))
     progress.prefix = ""
     return Outcome(ran=len(waiting), skipped=len(cells) - len(waiting), failed=failed, keys=keys)
 
@@ -73,12 +72,13 @@ def _time_left(start: float, done: int, total: int) -> str:
     return f" (about {minutes:.0f} min left)"
 
 
-def _row(record: Record, primary: str, number: int, total: int) -> str:
+def _row(record: Record, number: int, total: int) -> str:
     head = f"[{number}/{total}] {record.cell.label}:"
     if record.status == "failed":
         reason = (record.error or "").strip().splitlines()[-1]
         return f"{head} FAILED: {reason}"
     parts = []
+    primary = record.settings.eval.primary
     if "acc" in record.scores[primary].metrics:
         parts.append(f"accuracy {record.scores[primary].metrics['acc']:.1%}")
     nll = record.scores["validation_nll"].metrics if "validation_nll" in record.scores else {}

@@ -83,7 +83,7 @@ def engine_digest() -> str:
 
 def result_settings(settings: Settings) -> dict[str, Any]:
     """The settings that can change a cell's result: not where files lie, nor what else is in the grid."""
-    values = settings.model_dump(mode="json", exclude={"description", "methods", "mixes", "seeds"})
+    values = settings.model_dump(mode="json", exclude={"description", "methods", "mixes", "seeds", "study"})
     for section, key in (
         ("model", "path"),
         ("data", "path"),

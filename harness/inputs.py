@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import data, stages
-from harness.contracts import AdapterPlan, Arrays, Cell, Cost, Row, Scorer
+from harness.contracts import OWN_ROWS, AdapterPlan, Arrays, Cell, Cost, Row, Sample, Scorer, Stage
 from harness.errors import UsageError
 from harness.files import digest
-from harness.store import Stage, read_arrays
+from harness.registry import parse_method
+from harness.store import read_arrays
 from harness.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -57,10 +58,16 @@ class Inputs:
         self.account = Account()
 
     def measure(
-        self, scorer: Scorer, on: Literal["task", "pretrain", "nothing"], pilot: PeftConfig | None = None
+        self,
+        scorer: Scorer,
+        on: Literal["task", "pretrain", "nothing"],
+        pilot: PeftConfig | None = None,
+        sample: Sample = OWN_ROWS,
+        **parameters: Any,
     ) -> Arrays:
-        trained = self.account.charge(self._pilot(pilot)) if pilot else None
-        stage = stages.run_measure(self._bench, scorer, calibration_rows(self._bench, self._cell, on), trained)
+        trained = self.account.charge(self._pilot(pilot, sample)) if pilot else None
+        rows = calibration_rows(self._bench, self._cell, on, sample)
+        stage = stages.run_measure(self._bench, scorer, parameters, rows, trained)
         self.account.charge(stage)
         return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
 
@@ -71,34 +78,68 @@ class Inputs:
         stage = stages.run_probe(self._bench, train, judge, plan, self.seed)
         return self.account.charge(stage).result["nll"]
 
+    def trainable(self, peft_config: PeftConfig) -> int:
+        return sum(self._bench.trainable(AdapterPlan("adapter", peft_config)).values())
+
+    def planned_trainable(self, method: str) -> int:
+        other = parse_method(method)
+        cell = self._cell.model_copy(update={"method": other.name})
+        plan = other.plugin.load().plan(Inputs(self._bench, cell, self._identity), other.options)
+        return sum(self._bench.trainable(plan).values())
+
     def workspace(self, purpose: str) -> Path | None:
         """One folder per purpose and per state of all that the method's plan depends on."""
         folder = self._bench.store.folder / "workspaces" / f"{purpose}-{digest(self._identity)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _pilot(self, config: PeftConfig) -> Stage:
+    def _pilot(self, config: PeftConfig, sample: Sample) -> Stage:
         plan = AdapterPlan("adapter", config)
         expected = self._bench.trainable(plan)
         self._bench.progress("training the pilot")
-        return stages.run_training(self._bench, pilot_rows(self._bench, self._cell), plan, self.seed, expected)
+        rows = pilot_rows(self._bench, self._cell, sample)
+        return stages.run_training(self._bench, rows, plan, self.seed, expected)
 
 
 # --- which rows serve for what ----------------------------------------------------------------------
 
 
-def pilot_rows(bench: Workbench, cell: Cell) -> list[Row]:
-    """Stage 1's sample, the share rho of the training rows."""
-    return data.pilot_sample(bench.mix(cell.mix).train, bench.settings.data, cell.seed)
+def sampled_rows(bench: Workbench, cell: Cell, sample: Sample) -> list[Row]:
+    """The training rows that planning draws from.
+
+    Foreign rows replace as many of the mix's own, both drawn by the cell's seed. Raises UsageError where the
+    other mix has too few.
+    """
+    rows = bench.mix(sample.mix or cell.mix).train
+    part, parts = sample.part
+    if parts > 1:
+        rows = data.sample(rows, len(rows), 0, "part")[part::parts]
+    if sample.foreign is None:
+        return rows
+    mix, share = sample.foreign
+    wanted = round(share * len(rows))
+    others = bench.mix(mix).train
+    if len(others) < wanted:
+        raise UsageError(f"mix '{mix}' has {len(others)} training rows, but the sample wants {wanted} of them")
+    own = data.sample(rows, len(rows) - wanted, cell.seed, "own")
+    return own + data.sample(others, wanted, cell.seed, "foreign")
 
 
-def calibration_rows(bench: Workbench, cell: Cell, on: Literal["task", "pretrain", "nothing"]) -> list[Row]:
+def pilot_rows(bench: Workbench, cell: Cell, sample: Sample) -> list[Row]:
+    """Stage 1's sample, the share rho of the rows that planning draws from."""
+    return data.pilot_sample(sampled_rows(bench, cell, sample), bench.settings.data, cell.seed)
+
+
+def calibration_rows(
+    bench: Workbench, cell: Cell, on: Literal["task", "pretrain", "nothing"], sample: Sample
+) -> list[Row]:
     """The rows that a scorer sees."""
     if on == "nothing":
         return []
     if on == "pretrain":
         return bench.text[0]
-    return data.sample(bench.mix(cell.mix).train, bench.settings.data.calibration_rows, cell.seed, "calibration")
+    rows = sampled_rows(bench, cell, sample)
+    return data.sample(rows, bench.settings.data.calibration_rows, cell.seed, "calibration")
 
 
 def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:

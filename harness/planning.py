@@ -13,12 +13,12 @@ import numpy as np
 
 from harness import inputs as asking
 from harness import stages
-from harness.contracts import AdapterPlan, Arrays, Cell, Row, Scorer
+from harness.contracts import OWN_ROWS, AdapterPlan, Arrays, Cell, Row, Sample, Scorer, Stage
 from harness.errors import UsageError
 from harness.files import digest
 from harness.registry import find, parse_method
 from harness.run import cell_identity
-from harness.store import Stage, read_arrays
+from harness.store import read_arrays
 from harness.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -61,18 +61,25 @@ class DryInputs:
         self._counted: set[str] = set()
 
     def measure(
-        self, scorer: Scorer, on: Literal["task", "pretrain", "nothing"], pilot: PeftConfig | None = None
+        self,
+        scorer: Scorer,
+        on: Literal["task", "pretrain", "nothing"],
+        pilot: PeftConfig | None = None,
+        sample: Sample = OWN_ROWS,
+        **parameters: Any,
     ) -> Arrays:
-        trained = self._pilot(pilot) if pilot else None
-        rows = self._rows(lambda: asking.calibration_rows(self._bench, self._cell, on))
+        trained = self._pilot(pilot, sample) if pilot else None
+        rows = self._rows(lambda: asking.calibration_rows(self._bench, self._cell, on, sample))
         stage = None
         if rows is not None and (pilot is None or trained is not None):
             pilot_identity = trained.identity if trained else None
-            identity = self._identity(lambda: stages.measure_identity(self._bench, scorer, rows, pilot_identity))
+            identity = self._identity(
+                lambda: stages.measure_identity(self._bench, scorer, parameters, rows, pilot_identity)
+            )
             stage = self._bench.store.find("measure", identity) if identity else None
         limits = {"task": self.settings.data.calibration_rows, "pretrain": self.settings.data.pretrain_rows}
         tokens = self._tokens(rows, limits.get(on, 0))
-        name = f"{scorer.__module__}.{scorer.__qualname__} {on}"
+        name = f"{scorer.__module__}.{scorer.__qualname__} {on} {sample} {parameters}"
         self._count("measure", name, stage, tokens, 6.0 * self._bench.base_parameters * tokens)
         if stage is None:
             return _Ones(self.n_layers)
@@ -94,6 +101,13 @@ class DryInputs:
         self._count("probe", _config_name(peft_config), stage, tokens + judged, flops)
         return stage.result["nll"] if stage else 0.0
 
+    def trainable(self, peft_config: PeftConfig) -> int:
+        return sum(self._bench.trainable(AdapterPlan("adapter", peft_config)).values())
+
+    def planned_trainable(self, method: str) -> int:
+        _, _, counts = dry_plan(self._bench, self._cell.model_copy(update={"method": method}))
+        return min(counts.values())
+
     def workspace(self, purpose: str) -> Path | None:
         return None
 
@@ -114,17 +128,19 @@ class DryInputs:
 
     # --- estimates ---
 
-    def _pilot(self, config: PeftConfig) -> Stage | None:
+    def _pilot(self, config: PeftConfig, sample: Sample) -> Stage | None:
         plan = AdapterPlan("adapter", config)
         trainable = sum(self._bench.trainable(plan).values())
-        rows = self._rows(lambda: asking.pilot_rows(self._bench, self._cell))
+        rows = self._rows(lambda: asking.pilot_rows(self._bench, self._cell, sample))
         stage = None
         if rows is not None:
             identity = self._identity(lambda: stages.training_identity(self._bench, rows, plan, self.seed))
             stage = self._bench.store.find("training", identity) if identity else None
         share = self.settings.data.pilot_fraction
         tokens = int(self._tokens(rows, None) * (1 if rows is not None else share) * self.settings.train.epochs)
-        self._count("pilot", _config_name(config), stage, tokens, self._training_flops(plan, trainable, tokens))
+        self._count(
+            "pilot", f"{_config_name(config)} {sample}", stage, tokens, self._training_flops(plan, trainable, tokens)
+        )
         return stage
 
     def _training_flops(self, plan: AdapterPlan, trainable: int, tokens: int) -> float:

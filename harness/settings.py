@@ -17,6 +17,8 @@ def _split_commas(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -38,10 +40,24 @@ class ModelSettings(Section):
     config: dict[str, Any] = Field(default_factory=dict, description="architecture, as in config.json")
 
 
+class TeacherSettings(Section):
+    """Data whose right layers are known: sampled from a teacher, the base model with some layers changed."""
+
+    layers: Annotated[tuple[int, ...], BeforeValidator(_split_commas)] = Field((), description="0-based, changed")
+    scale: float = Field(1.0, ge=0, description="of the change, relative to the weights' norm")
+    r: int = Field(2, ge=1, description="rank of the change of each adapted module")
+    noise: float = Field(0.0, ge=0, le=1, description="share of completion tokens replaced at random")
+    sharpness: float = Field(1.0, gt=0, description="logits are multiplied by it before sampling")
+    rows: int = Field(256, ge=1, description="rows per mix")
+    length: int = Field(32, ge=1, description="completion tokens per row")
+    seed: int = Field(0, ge=0)
+
+
 class DataSettings(Section):
     """Which rows are read, and how many of them serve for what."""
 
-    source: Literal["hub", "folder", "embedded"] = "hub"
+    source: Literal["hub", "folder", "embedded", "teacher"] = "hub"
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)  # pyright: ignore[reportArgumentType]
     path: str | None = Field(None, description="folder read when the source is 'folder'")
     revisions: dict[str, str] = Field(default_factory=dict, description="dataset id -> commit to pin")
     train_rows: int | None = Field(None, ge=1, description="None takes every training row")
@@ -126,6 +142,28 @@ class EvalSettings(Section):
     batch_size: int = Field(8, ge=1)
 
 
+class StudySettings(Section):
+    """The grids of the experiments, and how their tables compare. Nothing here changes a cell's result."""
+
+    reference: str | None = Field(None, description="method that the others are compared with; None: the last one")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of every interval")
+    pilot_fractions: Shares = (0.3, 0.5, 1.0)
+    disjoint_parts: int = Field(2, ge=2, description="disjoint subsets of the training rows")
+    sample_sizes: Counts = (8, 16, 32, 64, 128, 256)
+    block_sizes: Counts = (2, 4)
+    taylor_budgets: Shares = (0.1, 0.2, 0.25, 0.3, 0.5, 1.0)
+    layer_fractions: Shares = (0.01, 0.1, 0.25, 0.5, 0.75, 1.0)
+    experts: Counts = (1, 2, 4, 8)
+    random_draws: int = Field(20, ge=2)
+    drift_shares: Shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    repeated_searches: int = Field(50, ge=1, description="rank searches simulated on a stored curve")
+    depths: Counts = (4, 8, 16, 32)
+    planted_counts: Counts = (1, 2, 3)
+    planted_noises: Shares = (0.0, 0.25, 0.5)
+    planted_samples: Counts = (16, 64, 128)
+    planted_seeds: int = Field(10, ge=1)
+
+
 class Settings(Section):
     """A profile, resolved: everything that a run depends on but its method, mix and seed."""
 
@@ -140,6 +178,7 @@ class Settings(Section):
     selection: SelectionSettings = Field(default_factory=SelectionSettings)  # pyright: ignore[reportArgumentType]
     search: SearchSettings = Field(default_factory=SearchSettings)  # pyright: ignore[reportArgumentType]
     eval: EvalSettings = Field(default_factory=EvalSettings)  # pyright: ignore[reportArgumentType]
+    study: StudySettings = Field(default_factory=StudySettings)  # pyright: ignore[reportArgumentType]
 
     def without_paths(self) -> Settings:
         """The same settings without the folders of this machine, as a record keeps them."""

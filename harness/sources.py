@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import registry
-from harness.contracts import Columns, Row
+from harness.contracts import Columns, Row, RowSource
 from harness.errors import UsageError, unknown
 from harness.settings import DataSettings
 
@@ -29,7 +29,7 @@ class FolderSource(_Mixes):
     """JSON Lines files, plain or gzip-compressed, in one folder."""
 
     def __init__(self, folder: Path, kind: Literal["folder", "embedded"] = "folder"):
-        self.kind: Literal["hub", "folder", "embedded"] = kind
+        self.kind: Literal["hub", "folder", "embedded", "teacher"] = kind
         self.folder = folder
         self.revisions: dict[str, str] = {}
 
@@ -66,7 +66,7 @@ class FolderSource(_Mixes):
 class HubSource(_Mixes):
     """Datasets of the Hugging Face hub; the commit of each one read is kept in `revisions`."""
 
-    kind: Literal["hub", "folder", "embedded"] = "hub"
+    kind: Literal["hub", "folder", "embedded", "teacher"] = "hub"
 
     def __init__(self, pinned: dict[str, str]):
         self.pinned = pinned
@@ -106,11 +106,8 @@ class HubSource(_Mixes):
         return self.revisions[hub]
 
 
-Source = FolderSource | HubSource
-
-
-def open_source(settings: DataSettings) -> Source:
-    """The source that the settings name."""
+def open_source(settings: DataSettings) -> RowSource:
+    """The source of given rows that the settings name."""
     if settings.source == "embedded":
         return FolderSource(EMBEDDED, kind="embedded")
     if settings.source == "folder":

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import adapting, preflight
-from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer
+from harness.contracts import AdapterPlan, Cost, Row, Score, Scorer, Stage
 from harness.files import digest
 from harness.identity import engine_digest, provenance, source_digests, versions
 from harness.nll import mean_nll, row_nll
 from harness.registry import ROOT, Plugin
 from harness.scoring import Evaluating
-from harness.store import Stage, write_arrays, write_items
+from harness.store import write_arrays, write_items
 from harness.train import TrainJob, discard_checkpoints, train
 from harness.workbench import Workbench
 
@@ -58,7 +58,7 @@ def training_identity(bench: Workbench, rows: Sequence[Row], plan: AdapterPlan, 
 
 
 def measure_identity(
-    bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: dict[str, Any] | None
+    bench: Workbench, scorer: Scorer, parameters: dict[str, Any], rows: Sequence[Row], pilot: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What a scorer's arrays depend on. Raises ValueError for a scorer whose source does not tell all it does."""
     name = getattr(scorer, "__qualname__", "<locals>")
@@ -68,6 +68,7 @@ def measure_identity(
         )
     return _model_identity(bench) | {
         "scorer": f"{scorer.__module__}.{name}",
+        "parameters": parameters,
         "rows": _rows_digest(rows),
         "micro_batch_size": bench.settings.train.micro_batch_size,
         "pilot": digest(pilot) if pilot else None,
@@ -156,9 +157,11 @@ def run_training(
     return stage
 
 
-def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: Stage | None) -> Stage:
+def run_measure(
+    bench: Workbench, scorer: Scorer, parameters: dict[str, Any], rows: Sequence[Row], pilot: Stage | None
+) -> Stage:
     """Run a scorer over the rows, on the base model or with a trained pilot; arrays.safetensors is kept."""
-    identity = measure_identity(bench, scorer, rows, pilot.identity if pilot else None)
+    identity = measure_identity(bench, scorer, parameters, rows, pilot.identity if pilot else None)
     folder = bench.store.stage_folder("measure", identity)
     found = bench.store.find("measure", identity)
     if found and (folder / "arrays.safetensors").is_file():
@@ -168,7 +171,7 @@ def run_measure(bench: Workbench, scorer: Scorer, rows: Sequence[Row], pilot: St
     bench.progress(f"measuring {scorer.__name__} on {len(rows)} rows")
     with adapting.trained(bench, adapts, _adapter_folder(bench, pilot)) as model:
         start = time.perf_counter()
-        arrays = scorer(model, batches)
+        arrays = scorer(model, batches, **parameters)
         seconds = time.perf_counter() - start
     write_arrays(folder / "arrays.safetensors", arrays)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from harness.contracts import SCHEMA_VERSION, Arrays, Cell, Cost, Data, Record
+from harness.contracts import SCHEMA_VERSION, Arrays, Cell, Data, Record, Stage
 from harness.errors import UsageError
 from harness.files import atomic, digest, write_json
 
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T", bound=Data)
-
-
-class Stage(Data):
-    """One finished piece of work that cells share."""
-
-    schema_version: int = SCHEMA_VERSION
-    kind: str
-    key: str
-    identity: dict[str, Any]
-    result: dict[str, Any] = Field(default_factory=dict)
-    cost: Cost = Cost()
-    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 class Store:
@@ -53,7 +41,11 @@ class Store:
 
     def find(self, kind: str, identity: dict[str, Any]) -> Stage | None:
         """The finished stage of that identity, or None."""
-        path = self.stage_folder(kind, identity) / "stage.json"
+        return self.stage(kind, digest(identity))
+
+    def stage(self, kind: str, key: str) -> Stage | None:
+        """The finished stage of that key, or None."""
+        path = self.folder / "stages" / f"{kind}-{key}" / "stage.json"
         return _validated(Stage, path) if path.is_file() else None
 
     def keep(self, kind: str, identity: dict[str, Any], **content: Any) -> Stage:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from harness import data, models, preflight
-from harness.contracts import AdapterPlan, Batch, Row
+from harness import data, models, preflight, profiles
+from harness.contracts import AdapterPlan, Batch, Cell, Row, RowSource
 from harness.data import Example, MixData
 from harness.errors import UsageError
 from harness.files import digest
@@ -24,8 +24,26 @@ class Workbench:
         self.store = store
         self.progress = progress
         self._mixes: dict[str, MixData] = {}
+        self._text: list[tuple[list[Row], list[Row]]] = []
         self._trainable: dict[Any, dict[str, int]] = {}
+        self._varied: dict[tuple[Any, ...], Workbench] = {}
+        self._shared_model: dict[str, tuple[Any, Any]] = {}
         self.items_digests: dict[str, str] = {}
+
+    def of(self, cell: Cell) -> Workbench:
+        """The workbench for a cell: this one, or one under the settings that the cell varies.
+
+        They hold one base model between them: another one takes its place.
+        """
+        if not cell.varied:
+            return self
+        if cell.varied not in self._varied:
+            varied = Workbench(profiles.vary(self.settings, dict(cell.varied)), self.store, self.progress)
+            varied._shared_model = self._shared_model
+            if data.split_settings(varied.settings) == data.split_settings(self.settings):
+                varied.source, varied._mixes, varied._text = self.source, self._mixes, self._text
+            self._varied[cell.varied] = varied
+        return self._varied[cell.varied]
 
     # --- model ---
 
@@ -37,8 +55,15 @@ class Workbench:
     def n_layers(self) -> int:
         return models.architecture(self.settings.model).num_hidden_layers
 
-    @cached_property
+    @property
     def _loaded(self) -> tuple[Any, Any]:
+        name = digest(self.settings.model.model_dump(mode="json"))
+        if name not in self._shared_model:
+            self._shared_model.clear()
+            self._shared_model[name] = self._load()
+        return self._shared_model[name]
+
+    def _load(self) -> tuple[Any, Any]:
         self.progress(f"loading {self.settings.model.id}")
         model, tokenizer = models.load(self.settings.model)
         planned = {name: p.shape for name, p in self.meta_model.named_parameters()}
@@ -53,7 +78,7 @@ class Workbench:
 
     def forget_base(self) -> None:
         """Load the base model afresh when it is next needed: something may have been left on it."""
-        self.__dict__.pop("_loaded", None)
+        self._shared_model.clear()
 
     @property
     def base(self) -> Any:
@@ -86,7 +111,11 @@ class Workbench:
     # --- data ---
 
     @cached_property
-    def source(self) -> Any:
+    def source(self) -> RowSource:
+        if self.settings.data.source == "teacher":
+            from harness.teacher import TeacherSource
+
+            return TeacherSource(self.settings)
         return open_source(self.settings.data)
 
     def mix(self, name: str) -> MixData:
@@ -95,10 +124,12 @@ class Workbench:
             self._mixes[name] = data.split_mix(name, self.source, self.settings.data)
         return self._mixes[name]
 
-    @cached_property
+    @property
     def text(self) -> tuple[list[Row], list[Row]]:
         """Plain text: passages for Taylor importance, and others held out."""
-        return data.split_text(self.source, self.settings.data)
+        if not self._text:
+            self._text.append(data.split_text(self.source, self.settings.data))
+        return self._text[0]
 
     @cached_property
     def text_digest(self) -> str:

@@ -7,6 +7,7 @@ import pytest
 from harness import registry
 from harness.experiments import main
 from harness.report import tables
+from harness.results import StoredResults
 from harness.store import Store, read_items
 
 FOLDERS = sorted(path for path in (registry.ROOT / "results" / "reference").glob("*") if path.is_dir())
@@ -26,7 +27,7 @@ def test_the_tables_follow_from_the_records(folder, tmp_path):
     settings = records[0].settings
     cells = main.cells(settings)
     assert sorted(record.cell.label for record in records) == sorted(cell.label for cell in cells)
-    tables.write(main, tables.matching(records, settings, cells), settings, tmp_path)
+    tables.write(main.tables(StoredResults(Store(folder.parent, folder.name), settings, cells)), tmp_path)
     for path in sorted((folder / "tables").iterdir()):
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Record
+from harness.contracts import Cell, Record, Results, Table
 from harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
 from harness.settings import Settings
 
@@ -25,7 +25,13 @@ def cells(settings: Settings) -> list[Cell]:
     ]
 
 
-def table(records: Sequence[Record], settings: Settings) -> pd.DataFrame:
+def tables(results: Results) -> list[Table]:
+    """Accuracy and costs."""
+    frame = main_frame(results.records, results.settings)
+    return [Table("main", TITLE, frame, _view(frame), _notes(results.records, results.settings))]
+
+
+def main_frame(records: Sequence[Record], settings: Settings) -> pd.DataFrame:
     """One row per mix and method, over its seeds.
 
     Accuracies are fractions, NLLs nats per token, sizes bytes, times seconds. `accuracy_sd` is the sample
@@ -39,7 +45,7 @@ def table(records: Sequence[Record], settings: Settings) -> pd.DataFrame:
     return pd.DataFrame([_summary(mix, method, rows, full.get(mix)) for (mix, method), rows in groups.items()])
 
 
-def view(frame: pd.DataFrame) -> pd.DataFrame:
+def _view(frame: pd.DataFrame) -> pd.DataFrame:
     """The table as text, for people."""
     if frame.empty:
         return frame
@@ -67,7 +73,7 @@ def view(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def notes(records: Sequence[Record], settings: Settings) -> list[str]:
+def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
     """What a reader must know to read the table."""
     primary = settings.eval.primary
     scores = [record.scores[primary] for record in records if primary in record.scores]

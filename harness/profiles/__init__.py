@@ -28,7 +28,16 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     if name not in names():
         raise unknown("profile", name, names())
     values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    for key, value in (overrides or {}).items():
+    return _with(values, overrides or {})
+
+
+def vary(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+    """The settings with dotted `overrides` put over them. Raises UsageError as `load` does."""
+    return _with(settings.model_dump(), overrides) if overrides else settings
+
+
+def _with(values: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
+    for key, value in overrides.items():
         _put(values, key, value)
     try:
         return Settings.model_validate(values)

@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
-from harness.contracts import Cell, Record
+from harness.contracts import Table
 from harness.files import write_json, write_text
-from harness.identity import result_settings
-from harness.settings import Settings
 
 
-def matching(
-    records: Sequence[Record], settings: Settings, cells: Sequence[Cell], keys: Mapping[Cell, str] | None = None
-) -> list[Record]:
-    """The finished records of these cells, in their order, that may stand in one table.
-
-    With `keys` (a run knows them) exactly those. Without, the records under these settings that share the
-    newest one's model, data, code and library versions; of several of one cell the newest.
-    """
-    wanted = result_settings(settings)
-    candidates = [
-        record
-        for record in sorted(records, key=lambda record: record.provenance["time"])
-        if record.cell in cells and (record.key == keys.get(record.cell) if keys else _same(record, wanted))
-    ]
-    if not keys and candidates:
-        newest = _world(candidates[-1])
-        candidates = [record for record in candidates if _world(record) == newest]
-    chosen = {record.cell: record for record in candidates}
-    return [chosen[cell] for cell in cells if cell in chosen and chosen[cell].status == "ok"]
+def write(tables: Sequence[Table], folder: Path) -> str:
+    """Write `<id>.{md,csv,tex,json}` of each table, each file whole or not at all; returns all Markdown."""
+    return "\n".join(_write(table, folder) for table in tables)
 
 
-def _same(record: Record, wanted: dict[str, Any]) -> bool:
-    return result_settings(record.settings) == wanted
-
-
-def _world(record: Record) -> dict[str, Any]:
-    """What cells of one table must share; methods, mixes and seeds differ by design."""
-    return {key: record.identity.get(key) for key in ("model", "text", "items", "engine", "evaluations", "versions")}
-
-
-def write(experiment: ModuleType, records: Sequence[Record], settings: Settings, folder: Path) -> str:
-    """Write `<experiment>.{md,csv,tex,json}`, each whole or not at all; returns the Markdown."""
-    frame = experiment.table(records, settings)
-    view = experiment.view(frame)
-    notes = experiment.notes(records, settings)
-    name = experiment.__name__.rpartition(".")[2]
-    markdown = to_markdown(experiment.TITLE, view, notes)
-    write_text(folder / f"{name}.md", markdown)
-    write_text(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    write_text(folder / f"{name}.tex", to_latex(experiment.TITLE, view, notes))
-    rows = json.loads(frame.to_json(orient="records")) if len(frame) else []
-    write_json(folder / f"{name}.json", {"title": experiment.TITLE, "notes": notes, "rows": rows})
+def _write(table: Table, folder: Path) -> str:
+    markdown = to_markdown(table.title, table.view, table.notes)
+    write_text(folder / f"{table.id}.md", markdown)
+    write_text(folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n"))
+    write_text(folder / f"{table.id}.tex", to_latex(table.title, table.view, table.notes))
+    rows = json.loads(table.frame.to_json(orient="records")) if len(table.frame) else []
+    write_json(folder / f"{table.id}.json", {"title": table.title, "notes": list(table.notes), "rows": rows})
     return markdown
 
 

@@ -5,6 +5,8 @@ import pytest
 from harness import profiles, registry
 from harness.contracts import Cell
 from harness.report import tables
+from harness.results import StoredResults
+from harness.store import Store
 
 
 @pytest.fixture(params=sorted(registry.plugins("experiment")))
@@ -17,17 +19,11 @@ def test_names_its_cells_once_each(experiment):
     assert cells and all(isinstance(cell, Cell) for cell in cells) and len(set(cells)) == len(cells)
 
 
-def test_makes_a_table_of_nothing(experiment, tmp_path):
-    markdown = tables.write(experiment, [], profiles.load("tiny"), tmp_path)
-    assert experiment.TITLE in markdown
-    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".csv", ".tex", ".json"}
-
-
-@pytest.mark.slow
-def test_makes_a_table_of_records(experiment, ran, tmp_path):
-    records = [ran("base").record, ran("lora").record]
-    settings = ran("base").bench.settings
-    frame = experiment.table(records, settings)
-    assert len(experiment.view(frame)) == len(frame)
-    first = tables.write(experiment, records, settings, tmp_path)
-    assert tables.write(experiment, records, settings, tmp_path) == first
+def test_makes_tables_of_nothing(experiment, tmp_path):
+    settings = profiles.load("tiny")
+    results = StoredResults(Store(tmp_path, "tiny"), settings, experiment.cells(settings))
+    made = experiment.tables(results)
+    assert made and len({table.id for table in made}) == len(made)
+    markdown = tables.write(made, tmp_path / "tables")
+    assert all(table.title in markdown for table in made)
+    assert len(list((tmp_path / "tables").iterdir())) == 4 * len(made)

@@ -3,9 +3,12 @@
 import pytest
 
 from harness import models, profiles
+from harness.contracts import Record
 from harness.data import Example, encode
 from harness.settings import Settings
 from harness.sources import open_source
+
+from .records import record
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +27,10 @@ def tiny_examples(tiny_settings) -> list[Example]:
     """Twenty code rows of different lengths, up to 200 bytes."""
     rows = sorted(open_source(tiny_settings.data).mix("code"), key=lambda row: len(row.prompt + row.completion))[:20]
     return encode(rows, models.byte_tokenizer(), "alpaca", 200)
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    return [record("full", seed, value) for seed, value in enumerate((0.30, 0.32, 0.34))] + [
+        record("floe", seed, value) for seed, value in enumerate((0.27, 0.29, 0.31))
+    ]

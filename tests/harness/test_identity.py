@@ -242,13 +242,13 @@ def another(value: Any, annotation: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return 2 * value
+        return 2 * value or 1
     if isinstance(value, float):
         return value / 2 or 0.5
     if isinstance(value, str):
         return value + "x"
     if isinstance(value, tuple):
-        return (*value, "x")
+        return (*value, "x" if "str" in str(annotation) else 1)
     if isinstance(value, dict):
         return value | {"x": "y"}
     return "x" if str in get_args(annotation) else 1
@@ -273,7 +273,7 @@ def test_every_setting_changes_the_digest_but_those_without_effect(name):
     changed = with_setting(TINY, name, another(*ALL[name]))
     assert changed != TINY
     same = digest(result_settings(changed)) == digest(result_settings(TINY))
-    assert same == (name in WITHOUT_EFFECT)
+    assert same == (name in WITHOUT_EFFECT or name.startswith("study."))
 
 
 def test_the_settings_without_effect_exist():

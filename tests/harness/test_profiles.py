@@ -163,7 +163,7 @@ def test_every_dotted_setting_can_be_named():
         ("data.validation_fraction=0", "data.validation_fraction"),
         ("data.validation_fraction=1", "data.validation_fraction"),
         ("data.train_rows=0", "data.train_rows"),
-        ("data.source=web", "data.source = 'web': .*'hub', 'folder' or 'embedded'"),
+        ("data.source=web", "data.source = 'web': .*'hub', 'folder', 'embedded' or 'teacher'"),
         ("search.r_min=5", "search: r_min 5 is above r_max 4"),
         ("search.r_max=1", "search: r_min 2 is above r_max 1"),
         ("search.r_min=0", "search.r_min"),
