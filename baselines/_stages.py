@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.contracts import AdapterPlan, MethodInputs
+from harness.contracts import OWN_ROWS, AdapterPlan, MethodInputs, Sample
 from harness.errors import UsageError
 from harness.floe import importance, selection
 from harness.floe.rank_search import RankSearch
@@ -33,27 +33,33 @@ def max_layers(inputs: MethodInputs) -> int:
     return selection.max_layers(inputs.settings.selection.layer_fraction, inputs.n_layers)
 
 
-def layer_gradients(inputs: MethodInputs) -> np.ndarray:
+def layer_gradients(inputs: MethodInputs, sample: Sample = OWN_ROWS) -> np.ndarray:
     """G (N, L): each calibration sample's gradient with respect to the layer masks, with the pilot on."""
-    return inputs.measure(importance.fisher_gradients, on="task", pilot=moe_lora(inputs))["G"]
+    return inputs.measure(importance.fisher_gradients, on="task", pilot=moe_lora(inputs), sample=sample)["G"]
 
 
-def select_layers(inputs: MethodInputs) -> tuple[selection.Selection, dict[str, Any]]:
-    """FLoE's layers (METHOD, stage 2): diagonal Fisher under the Taylor budget; and the scores, for the record."""
-    fisher = importance.fisher_diagonal(layer_gradients(inputs))
+def select_layers(
+    inputs: MethodInputs, sample: Sample = OWN_ROWS, fisher: np.ndarray | None = None
+) -> tuple[selection.Selection, dict[str, Any]]:
+    """FLoE's layers (METHOD, stage 2) and the scores, for the record: Fisher under the Taylor budget.
+
+    fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher.
+    """
+    diagonal = importance.fisher_diagonal(layer_gradients(inputs, sample))
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
-    share = inputs.settings.selection.taylor_budget or max_layers(inputs) / inputs.n_layers
-    budget = share * float(taylor.sum())
-    if taylor.min() > budget:
+    settings = inputs.settings.selection
+    share = selection.budget_share(settings.layer_fraction, settings.taylor_budget, inputs.n_layers)
+    if taylor.min() > share * taylor.sum():
         raise UsageError(
             f"setting selection.taylor_budget = {share:.3g}: no layer fits; the least important one holds "
             f"{taylor.min() / taylor.sum():.3g} of all Taylor importance"
         )
-    chosen = selection.select(fisher, taylor, budget, max_layers(inputs))
+    scores = diagonal if fisher is None else fisher
+    chosen = selection.select(scores, taylor, share * float(taylor.sum()), max_layers(inputs))
     details = {
-        "fisher_diagonal": fisher.tolist(),
+        "fisher_diagonal": diagonal.tolist(),
         "taylor": taylor.tolist(),
-        "taylor_budget": budget,
+        "taylor_budget": share * float(taylor.sum()),
         "taylor_spent": chosen.taylor_spent,
         "objective": chosen.objective,
         "greedy_objective": chosen.greedy_objective,

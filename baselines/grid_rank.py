@@ -1,15 +1,20 @@
-"""FLoE's layers, with the rank found by exhaustive search over 2, 4, 6, ..."""
+"""FLoE's layers, with the rank found by exhaustive search over r_min, r_min + step, ..."""
+
+from pydantic import Field
 
 from baselines._stages import moe_lora, select_layers, with_searched_rank
-from harness.contracts import AdapterPlan, MethodInputs, Options
+from harness import contracts
+from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe.rank_search import exhaustive
 
-STEP = 2
+
+class Options(contracts.Options):
+    step: int = Field(2, ge=1)
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     chosen, details = select_layers(inputs)
     search = inputs.settings.search
-    ranks = range(search.r_min, search.r_max + 1, STEP)
+    ranks = range(search.r_min, search.r_max + 1, options.step)
     found = exhaustive(lambda r: inputs.probe(moe_lora(inputs, chosen.layers, r)), ranks)
     return with_searched_rank(inputs, chosen.layers, found, details)

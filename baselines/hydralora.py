@@ -1,15 +1,22 @@
 """HydraLoRA: MoE-LoRA with a shared A on every layer (arXiv 2404.19245)."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from baselines._match import MatchOptions, matched_rank
 from baselines._stages import moe_lora
-from harness import contracts
 from harness.contracts import AdapterPlan, MethodInputs
 
 
-class Options(contracts.Options):
+class Options(MatchOptions):
     r: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rank(self) -> "Options":
+        if self.r and self.match:
+            raise ValueError("r and match both set the rank: leave one")
+        return self
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    return AdapterPlan("adapter", moe_lora(inputs, r=options.r))
+    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, r=r))
+    return AdapterPlan("adapter", moe_lora(inputs, r=r or options.r), details=details)

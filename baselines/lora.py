@@ -1,26 +1,36 @@
 """PEFT's LoRA on every layer."""
 
 from peft import LoraConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from harness import contracts
+from baselines._match import MatchOptions, matched_rank
 from harness.contracts import AdapterPlan, MethodInputs
 
 
-class Options(contracts.Options):
+class Options(MatchOptions):
     r: int | None = Field(None, ge=1)
     lora_alpha: float | None = Field(None, gt=0)
     target_modules: tuple[str, ...] | None = None
 
+    @model_validator(mode="after")
+    def _one_rank(self) -> "Options":
+        if self.r and self.match:
+            raise ValueError("r and match both set the rank: leave one")
+        return self
+
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     adapter = inputs.settings.adapter
-    config = LoraConfig(
-        r=options.r or adapter.r,
-        lora_alpha=options.lora_alpha or adapter.lora_alpha,  # pyright: ignore[reportArgumentType]
-        lora_dropout=adapter.lora_dropout,
-        target_modules=list(options.target_modules or adapter.target_modules),
-        layers_to_transform=list(range(inputs.n_layers)),
-        task_type="CAUSAL_LM",
-    )
-    return AdapterPlan("adapter", config)
+
+    def config(r: int) -> LoraConfig:
+        return LoraConfig(
+            r=r,
+            lora_alpha=options.lora_alpha or adapter.lora_alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=adapter.lora_dropout,
+            target_modules=list(options.target_modules or adapter.target_modules),
+            layers_to_transform=list(range(inputs.n_layers)),
+            task_type="CAUSAL_LM",
+        )
+
+    r, details = matched_rank(inputs, options.match, config)
+    return AdapterPlan("adapter", config(r or options.r or adapter.r), details=details)

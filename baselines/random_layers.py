@@ -3,16 +3,17 @@
 import numpy as np
 from pydantic import Field
 
+from baselines._match import MatchOptions, matched_rank
 from baselines._stages import max_layers, moe_lora
-from harness import contracts
 from harness.contracts import AdapterPlan, MethodInputs
 
 
-class Options(contracts.Options):
+class Options(MatchOptions):
     draw: int = Field(0, ge=0)
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     generator = np.random.default_rng([options.draw, inputs.seed])
     layers = generator.choice(inputs.n_layers, size=max_layers(inputs), replace=False).tolist()
-    return AdapterPlan("adapter", moe_lora(inputs, layers))
+    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
+    return AdapterPlan("adapter", moe_lora(inputs, layers, r), details=details)

@@ -4,20 +4,22 @@ from typing import Literal
 
 import numpy as np
 
+from baselines._match import MatchOptions, matched_rank
 from baselines._stages import layer_gradients, max_layers, moe_lora
-from harness import contracts
 from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe import importance
 
 
-class Options(contracts.Options):
+class Options(MatchOptions):
     score: Literal["fisher", "taylor", "gradient_norm", "weight_magnitude", "first", "last", "even"] = "fisher"
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     scores = layer_scores(inputs, options.score)
     layers = np.argsort(-scores, kind="stable")[: max_layers(inputs)].tolist()
-    return AdapterPlan("adapter", moe_lora(inputs, layers), details={options.score: scores.tolist()})
+    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
+    details[options.score] = scores.tolist()
+    return AdapterPlan("adapter", moe_lora(inputs, layers, r), details=details)
 
 
 def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:

@@ -221,8 +221,7 @@ class EvaluationInputs(Protocol):
 class Cell(Data):
     """One run of the grid.
 
-    method: the canonical name with its options. varied: settings in which the cell differs from its profile,
-    as ("selection.layer_fraction", 0.5).
+    method: the canonical name with its options. varied: settings other than the profile's, by dotted name.
     """
 
     method: str
@@ -304,9 +303,20 @@ class Record(Data):
 class Results(Protocol):
     """What an experiment makes its tables from: finished records and what their stages kept. No model."""
 
-    settings: Settings
-    cells: Sequence[Cell]
-    records: Sequence[Record]
+    @property
+    def settings(self) -> Settings:
+        """The profile's settings; a record has those of its cell."""
+        ...
+
+    @property
+    def cells(self) -> Sequence[Cell]:
+        """What the experiment asks for."""
+        ...
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The cells that are finished, in their order."""
+        ...
 
     def find(self, cell: Cell) -> Record | None:
         """The finished record of a cell, or None."""

@@ -107,16 +107,21 @@ class Inputs:
 def sampled_rows(bench: Workbench, cell: Cell, sample: Sample) -> list[Row]:
     """The training rows that planning draws from.
 
-    Foreign rows replace as many of the mix's own, both drawn by the cell's seed. Raises UsageError where the
-    other mix has too few.
+    The parts are the same for every seed. Foreign rows replace as many of the mix's own, both drawn by the cell's
+    seed. Raises UsageError where there are fewer rows than parts, or too few foreign rows, or none that are foreign.
     """
-    rows = bench.mix(sample.mix or cell.mix).train
+    own_mix = sample.mix or cell.mix
+    rows = bench.mix(own_mix).train
     part, parts = sample.part
+    if len(rows) < parts:
+        raise UsageError(f"mix '{own_mix}' has {len(rows)} training rows, too few for {parts} disjoint parts")
     if parts > 1:
         rows = data.sample(rows, len(rows), 0, "part")[part::parts]
     if sample.foreign is None:
         return rows
     mix, share = sample.foreign
+    if mix == own_mix:
+        raise UsageError(f"the sample is drawn from mix '{mix}' already: its foreign rows must come from another")
     wanted = round(share * len(rows))
     others = bench.mix(mix).train
     if len(others) < wanted:

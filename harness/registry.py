@@ -163,11 +163,18 @@ def parse_method(text: str) -> MethodRef:
             raise UsageError(f"method '{text}' sets option {key} twice: leave one")
         values[key] = tuple(value.split("+")) if _is_list(options_class, key) else value
     try:
-        return MethodRef(plugin, options_class.model_validate(values))
+        method = MethodRef(plugin, options_class.model_validate(values))
     except ValidationError as error:
         first = error.errors()[0]
         option = f", option {first['loc'][0]}" if first["loc"] else ""
         raise UsageError(f"method '{text}'{option}: {first['msg'].removeprefix('Value error, ')}") from None
+    for mix in method.options.mixes():
+        find("mix", mix)
+    for other in method.options.methods():
+        if find("method", other.partition(":")[0]) == plugin:
+            raise UsageError(f"method '{text}' depends on '{other}', on itself: name another method")
+        parse_method(other)
+    return method
 
 
 def _is_list(options_class: type[Options], key: str) -> bool:

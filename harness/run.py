@@ -15,7 +15,9 @@ from harness.errors import UsageError
 from harness.files import digest
 from harness.identity import engine_digest, provenance, result_settings, source_digests, versions
 from harness.inputs import Inputs
+from harness.overlap import NGRAM, overlapping
 from harness.registry import MethodRef, find, parse_method
+from harness.scoring import Evaluating
 from harness.workbench import Workbench
 
 
@@ -61,7 +63,7 @@ def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:
         identity=identity,
         settings=bench.settings.without_paths(),
         provenance=provenance() | {"model": bench.model_ref.identity},
-        data=_data_facts(bench, cell),
+        data=_data_facts(bench, cell) | {"overlap": _overlap(bench, cell, content.get("scores", {}))},
         **content,
     )
     bench.store.write(record)
@@ -141,3 +143,19 @@ def _data_facts(bench: Workbench, cell: Cell) -> dict[str, Any]:
         "validation_rows": len(mix.validation),
         "revisions": bench.source.revisions,
     }
+
+
+def _overlap(bench: Workbench, cell: Cell, scores: dict[str, Score]) -> dict[str, dict[str, Any]]:
+    """Per evaluation, the lines of its items that share an n-gram of words with the mix's training rows."""
+    found = {}
+    for name, score in scores.items():
+        key = f"{name} {cell.mix}"
+        if key not in bench.overlaps:
+            items = find("evaluation", name).load().items(Evaluating(bench, None))
+            scored = [item for item in items if item.get("split", "test") == "test"]
+            if len(scored) != score.n_items:  # its lines are not its items: a router's are modules
+                continue
+            lines = overlapping(scored, bench.mix(cell.mix).train)
+            bench.overlaps[key] = {"n": NGRAM, "items": lines, "of": len(scored)}
+        found[name] = bench.overlaps[key]
+    return found

@@ -135,7 +135,7 @@ class SearchSettings(Section):
 class EvalSettings(Section):
     """What is measured on every trained model."""
 
-    evals: Names = ("mmlu_0shot", "validation_nll", "pretrain_nll")
+    evals: Names = ("mmlu_0shot", "validation_nll", "pretrain_nll", "router")
     primary: str = Field("mmlu_0shot", description="the evaluation whose accuracy the main table shows")
     questions_per_subject: int | None = Field(None, ge=1, description="None takes every question")
     nll_mixes: Names = ("dolly", "flanv2", "medical", "code")

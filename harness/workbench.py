@@ -29,6 +29,7 @@ class Workbench:
         self._varied: dict[tuple[Any, ...], Workbench] = {}
         self._shared_model: dict[str, tuple[Any, Any]] = {}
         self.items_digests: dict[str, str] = {}
+        self.overlaps: dict[str, dict[str, Any]] = {}
 
     def of(self, cell: Cell) -> Workbench:
         """The workbench for a cell: this one, or one under the settings that the cell varies.
@@ -123,6 +124,10 @@ class Workbench:
         if name not in self._mixes:
             self._mixes[name] = data.split_mix(name, self.source, self.settings.data)
         return self._mixes[name]
+
+    def has_read(self, mix: str) -> bool:
+        """Whether the mix and the plain text are in memory."""
+        return mix in self._mixes and bool(self._text)
 
     @property
     def text(self) -> tuple[list[Row], list[Row]]:

@@ -42,8 +42,8 @@ def test_methods_import_contracts_and_mathematics_but_not_the_engine(file):
 
 
 @pytest.mark.parametrize("file", [p for p in SOURCES if p.is_relative_to(ROOT / "tasks")], ids=str)
-def test_tasks_import_contracts_but_not_the_engine(file):
-    allowed = ("harness.contracts", "harness.errors", "tasks")
+def test_tasks_import_contracts_and_mathematics_but_not_the_engine(file):
+    allowed = ("harness.contracts", "harness.errors", "harness.floe", "tasks")
     assert {name for name in ours(imports(file)) if not starts_with(name, allowed)} == set()
 
 

@@ -9,7 +9,10 @@ from typing import Any
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._comparison import comparison
+from harness.experiments._shared import accuracy_of, nll_of, reference_of
 from harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
+from harness.report.statistics import compare_over_seeds, wilson
 from harness.settings import Settings
 
 TITLE = "Accuracy against trainable parameters"
@@ -26,23 +29,34 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Accuracy and costs."""
-    frame = main_frame(results.records, results.settings)
-    return [Table("main", TITLE, frame, _view(frame), _notes(results.records, results.settings))]
+    """Accuracy and costs, and every method against the reference."""
+    frame = main_frame(results)
+    reference = reference_of(results.settings)
+    return [
+        Table("main", TITLE, frame, _view(frame), _notes(results.records, results.settings)),
+        comparison("main_comparison", f"Every method against {reference}, paired", results, reference),
+    ]
 
 
-def main_frame(records: Sequence[Record], settings: Settings) -> pd.DataFrame:
+def main_frame(results: Results) -> pd.DataFrame:
     """One row per mix and method, over its seeds.
 
     Accuracies are fractions, NLLs nats per token, sizes bytes, times seconds. `accuracy_sd` is the sample
     standard deviation over seeds, missing for one seed. Costs are means over seeds; planning holds pilot,
     scoring and search in full, whichever method paid first.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in _in_grid_order(records, settings):
-        groups.setdefault((record.cell.mix, record.cell.method), []).append(_row(record, settings.eval.primary))
-    full = {mix: _mean(rows, "accuracy") for (mix, method), rows in groups.items() if method == "full"}
-    return pd.DataFrame([_summary(mix, method, rows, full.get(mix)) for (mix, method), rows in groups.items()])
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in _in_grid_order(results.records, results.settings):
+        groups.setdefault((record.cell.mix, record.cell.method), []).append(record)
+    accuracies = {group: _mean([_row(record) for record in records], "accuracy") for group, records in groups.items()}
+    return pd.DataFrame(
+        [
+            {"mix": mix, "method": method, "seeds": len(records)}
+            | _accuracy(results, records, accuracies.get((mix, "full")))
+            | _summary([_row(record) for record in records])
+            for (mix, method), records in groups.items()
+        ]
+    )
 
 
 def _view(frame: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +68,7 @@ def _view(frame: pd.DataFrame) -> pd.DataFrame:
             "Mix": frame["mix"],
             "Method": frame["method"],
             "Seeds": frame["seeds"],
-            "Accuracy %": mean_sd(frame["accuracy"], frame["accuracy_sd"], 1, scale=100),
+            "Accuracy %": _accuracy_text(frame),
             "% of full": frame["share_of_full"].map(percent),
             "NLL": mean_sd(frame["nll"], frame["nll_sd"], 3),
             "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
@@ -81,7 +95,7 @@ def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
         return []
     lines = [f"Accuracy: {primary}, {scores[0].n_items} questions."]
     if scores[0].chance is not None:
-        lines[0] += f" Guessing gives {scores[0].chance:.0%}."
+        lines[0] += f" Guessing gives {scores[0].chance:.0%}; † marks an interval that covers it."
     seeds = {record.cell.seed for record in records}
     if len(seeds) == 1:
         lines.append("One seed: no spread over seeds is known, and small differences mean nothing.")
@@ -92,16 +106,45 @@ def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
     return lines
 
 
-def _summary(mix: str, method: str, rows: list[dict[str, Any]], full: float | None) -> dict[str, Any]:
+def _accuracy(results: Results, records: list[Record], full: float | None) -> dict[str, Any]:
+    """Mean, sd over seeds, interval, and whether the interval covers guessing; `full` is that of full fine-tuning."""
+    rows = [_row(record) for record in records]
     accuracy = _mean(rows, "accuracy")
+    found = {"accuracy": accuracy, "accuracy_sd": _sd(rows, "accuracy"), "accuracy_low": None, "accuracy_high": None}
+    found |= {"at_chance": None, "share_of_full": accuracy / full if accuracy is not None and full else None}
+    if accuracy is None:
+        return found
+    interval = _accuracy_interval(results, records)
+    chance = records[0].scores[records[0].settings.eval.primary].chance
+    found |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
+    return found | {"at_chance": None if chance is None else interval.low <= chance <= interval.high}
+
+
+def _accuracy_interval(results: Results, records: list[Record]) -> Any:
+    """Wilson's for one seed; over seeds and questions, clustered by subject, for several."""
+    confidence = results.settings.study.confidence
+    primary = records[0].settings.eval.primary
+    if len(records) == 1:
+        score = records[0].scores[primary]
+        return wilson(round(score.metrics["acc"] * score.n_items), score.n_items, confidence)
+    answers = [results.items(record, primary) for record in records]
+    hits = [(frame["predicted"] == frame["answer"]).to_numpy(dtype=float) for frame in answers]
+    return compare_over_seeds(hits, answers[0]["subject"].tolist(), confidence=confidence)
+
+
+def _accuracy_text(frame: pd.DataFrame) -> list[str]:
+    """mean [low, high], with a dagger where guessing lies inside."""
+    return [
+        MISSING if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]{'†' if chance else ''}"
+        for mean, low, high, chance in zip(
+            frame["accuracy"], frame["accuracy_low"], frame["accuracy_high"], frame["at_chance"], strict=True
+        )
+    ]
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     means = {key: _mean(rows, key) for key in rows[0] if key not in ("accuracy", "nll", "layers", "r")}
     return {
-        "mix": mix,
-        "method": method,
-        "seeds": len(rows),
-        "accuracy": accuracy,
-        "accuracy_sd": _sd(rows, "accuracy"),
-        "share_of_full": accuracy / full if accuracy is not None and full else None,
         "nll": _mean(rows, "nll"),
         "nll_sd": _sd(rows, "nll"),
         "layers": _span(row["layers"] for row in rows),
@@ -110,13 +153,13 @@ def _summary(mix: str, method: str, rows: list[dict[str, Any]], full: float | No
     }
 
 
-def _row(record: Record, primary: str) -> dict[str, Any]:
+def _row(record: Record) -> dict[str, Any]:
     training = record.training
-    own = _nll_of(record)
+    own = nll_of(record)
     prose = record.scores.get("pretrain_nll")
     inference = record.scores.get("validation_nll")
     return {
-        "accuracy": record.scores[primary].metrics.get("acc"),
+        "accuracy": accuracy_of(record),
         "nll": own,
         "layers": len(record.plan["layers"]),
         "r": record.plan["r"],
@@ -132,14 +175,6 @@ def _row(record: Record, primary: str) -> dict[str, Any]:
         "planning_tokens": record.planning_cost.tokens,
         "inference_tokens_per_second": inference.tokens / inference.seconds if inference else None,
     }
-
-
-def _nll_of(record: Record) -> float | None:
-    """Validation NLL on the mix trained on; for a mix of mixes, the mean over all."""
-    scored = record.scores.get("validation_nll")
-    if scored is None:
-        return None
-    return scored.metrics.get(f"nll_{record.cell.mix}", scored.metrics["nll_mean"])
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float | None:

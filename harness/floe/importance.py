@@ -44,12 +44,12 @@ def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
     Raises:
         ValueError: no batches, a sample without a completion token, or no active MoE-LoRA adapter.
     """
-    tokens = _completion_tokens(batches)
+    tokens = completion_tokens(batches)
     gradients, losses, layers = [], [], []
-    with _scoring(model):
+    with scoring(model):
         for batch in batches:
             with layer_masks(model, len(batch["input_ids"])) as (masks, layers):
-                nll = _sample_nll(model, batch)
+                nll = sample_nll(model, batch)
                 (gradient,) = torch.autograd.grad(nll.sum(), masks)
             gradients.append(gradient.cpu())
             losses.append(nll.detach().cpu())
@@ -81,7 +81,7 @@ def taylor(model: nn.Module, batches: Sequence[Batch], *, layers_at_once: int | 
     Raises:
         ValueError: no batches, a sample without a token to predict, or `layers_at_once` below 1.
     """
-    total = int(np.concatenate(_completion_tokens(batches)).sum())
+    total = int(np.concatenate(completion_tokens(batches)).sum())
 
     def loss(batch: Batch) -> Tensor:
         return torch.cat(_token_nll(model, batch)).sum() / total
@@ -103,10 +103,10 @@ def gradient_norm(model: nn.Module, batches: Sequence[Batch], *, layers_at_once:
     Raises:
         ValueError: no batches, a sample without a completion token, or `layers_at_once` below 1.
     """
-    samples = sum(map(len, _completion_tokens(batches)))
+    samples = sum(map(len, completion_tokens(batches)))
 
     def loss(batch: Batch) -> Tensor:
-        return _sample_nll(model, batch).sum() / samples
+        return sample_nll(model, batch).sum() / samples
 
     def squared_norm(gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.square_().sum(dtype=torch.float64)
@@ -171,16 +171,16 @@ def _samples_by_layers(G: ArrayLike) -> NDArray[np.float64]:
     return G
 
 
-def _predicts_label(batch: Batch) -> Tensor:
+def predicts_label(batch: Batch) -> Tensor:
     """(B, T) bool: the positions whose next token carries a label."""
     return F.pad(batch["labels"][:, 1:] != NO_LOSS, (0, 1), value=False)
 
 
-def _completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
+def completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
     """Each batch's number of completion tokens per sample, (B,), checked before any compute is spent."""
     if not batches:
         raise ValueError("There are no batches to score on; expected at least one.")
-    tokens = [_predicts_label(batch).sum(dim=1).numpy() for batch in batches]
+    tokens = [predicts_label(batch).sum(dim=1).numpy() for batch in batches]
     empty = np.flatnonzero(np.concatenate(tokens) == 0)
     if empty.size:
         raise ValueError(
@@ -192,7 +192,7 @@ def _completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
 def _token_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
     """The NLL of every labelled token, one float32 vector per sample."""
     device = next(model.parameters()).device
-    predicts = _predicts_label(batch)
+    predicts = predicts_label(batch)
     logits = model(
         input_ids=batch["input_ids"].to(device),
         attention_mask=batch["attention_mask"].to(device),
@@ -205,13 +205,13 @@ def _token_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
     return nll.split(predicts.sum(dim=1).tolist())
 
 
-def _sample_nll(model: nn.Module, batch: Batch) -> Tensor:
+def sample_nll(model: nn.Module, batch: Batch) -> Tensor:
     """ℓ_n (B,): the mean NLL over each sample's labelled tokens."""
     return torch.stack([nll.mean() for nll in _token_nll(model, batch)])
 
 
 @contextmanager
-def _scoring(model: nn.Module) -> Iterator[None]:
+def scoring(model: nn.Module) -> Iterator[None]:
     """Eval mode, every weight frozen and without .grad; all as before on exit, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
@@ -241,7 +241,7 @@ def _sum_by_layer(
         raise ValueError(f"layers_at_once is {layers_at_once}; expected at least 1, or None for all layers.")
     step = len(weights) if layers_at_once is None or len(batches) == 1 else layers_at_once
     sums: list[float] = []
-    with _scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+    with scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         for first in range(0, len(weights), step):
             group = weights[first : first + step]
             measured = _measure_gradients(batches, loss, measure, [weight for layer in group for weight in layer])

@@ -63,6 +63,11 @@ def max_layers(layer_fraction: float, n_layers: int) -> int:
     return max(1, math.ceil(layer_fraction * n_layers - 1e-9))
 
 
+def budget_share(layer_fraction: float, taylor_budget: float | None, n_layers: int) -> float:
+    """c = C / Σ_k T_k: `taylor_budget`, or K/L where it is None (METHOD's default)."""
+    return taylor_budget or max_layers(layer_fraction, n_layers) / n_layers
+
+
 def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:
     """½ (1-m)ᵀ I (1-m) with m_k = 1 for k in `layers`: the cost of not adapting the other layers.
 

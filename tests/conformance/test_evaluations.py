@@ -48,5 +48,7 @@ def test_scores_the_base_model_and_keeps_every_item(plugin, bench):
     score = Score.model_validate(stage.result)
     assert all(math.isfinite(value) for value in score.metrics.values())
     kept = read_items(bench.store.stage_folder("evaluation", stage.identity) / "items.parquet")
-    assert len(kept) == score.n_items <= len(items)
-    assert score.tokens > 0 and score.seconds > 0
+    assert len(kept) == score.n_items
+    assert score.seconds > 0
+    if score.metrics:  # a router's evaluation has nothing to say of a model without one
+        assert score.tokens > 0 and score.n_items > 0

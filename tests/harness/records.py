@@ -1,20 +1,46 @@
 """Made-up records: what a finished cell of a small grid looks like."""
 
+from pathlib import Path
+
+import pandas as pd
+
 from harness import profiles
 from harness.contracts import Cell, Cost, Record, Score
+from harness.experiments import main
+from harness.results import StoredResults
+from harness.store import Store
 
 SETTINGS = profiles.load("tiny", {"methods": ["full", "floe"], "mixes": ["dolly"], "seeds": 3})
 
 
 def record(method: str, seed: int, accuracy: float, time: str = "2026-01-01", **changes) -> Record:
     scores = {
-        "mmlu_0shot": Score(metrics={"acc": accuracy}, chance=0.25, n_items=57, tokens=10, seconds=1.0),
+        "mmlu_0shot": Score(metrics={"acc": accuracy}, chance=0.25, n_items=100, tokens=10, seconds=1.0),
         "validation_nll": Score(metrics={"nll_dolly": 2.0, "nll_mean": 3.0}, n_items=8, tokens=500, seconds=2.0),
     }
     content = {
         "cell": Cell(method=method, mix="dolly", seed=seed), "profile": "tiny", "status": "ok", "key": "k",
-        "identity": {"model": "m", "engine": "e"}, "settings": SETTINGS, "provenance": {"time": time}, "scores": scores,
+        "identity": {"model": "m", "engine": "e", "items": {"mmlu_0shot": "q", "validation_nll": "r"}},
+        "settings": SETTINGS, "provenance": {"time": time}, "scores": scores,
         "plan": {"layers": [0, 1], "r": 2 + seed, "trainable_parameters": 100, "base_parameters": 1000},
         "planning_cost": Cost(seconds=5, tokens=50),
     }  # fmt: skip
     return Record.model_validate(content | changes)
+
+
+class MadeResults(StoredResults):
+    """Made-up records with the answers that their scores say: the first questions right, the others wrong."""
+
+    def __init__(self, records: list[Record]):
+        super().__init__(Store(Path(), "tiny"), SETTINGS, main.cells(SETTINGS), records=records)
+
+    def items(self, record: Record, evaluation: str) -> pd.DataFrame:
+        score = record.scores[evaluation]
+        if evaluation == "validation_nll":
+            nll = score.metrics["nll_dolly"]
+            return pd.DataFrame({"mix": "dolly", "tokens": 10, "nll": [10 * nll] * score.n_items})
+        right = round(score.metrics["acc"] * score.n_items)
+        predicted = [0] * right + [1] * (score.n_items - right)
+        return pd.DataFrame(
+            {"subject": [f"s{i // 10}" for i in range(score.n_items)], "answer": 0, "predicted": predicted}
+        )

@@ -3,30 +3,25 @@
 import io
 import json
 import statistics
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness.contracts import Record
 from harness.experiments import main
 from harness.report import tables
 from harness.report.format import MISSING, mean_sd, megabytes, number, percent
-from harness.results import StoredResults
-from harness.store import Store
 
-from ..records import SETTINGS
-
-
-def results(records: list[Record]) -> StoredResults:
-    return StoredResults(Store(Path(), "tiny"), SETTINGS, main.cells(SETTINGS), records=records)
+from ..records import SETTINGS, MadeResults, record
 
 
 def test_mean_sd_and_share_of_full_over_seeds(records):
-    frame = main.main_frame(records, SETTINGS)
+    frame = main.main_frame(MadeResults(records))
     assert list(frame["method"]) == ["full", "floe"] and list(frame["seeds"]) == [3, 3]
     floe = frame.iloc[1]
     assert floe["accuracy"] == pytest.approx(0.29)
+    # of ten subjects three are right, wholly but for one answer: by the binomial of subjects 3 +- 1.96 * 1.45
+    assert floe["accuracy_low"] == pytest.approx(0.29 - 0.28, abs=0.06)
+    assert floe["accuracy_high"] == pytest.approx(0.29 + 0.28, abs=0.06) and floe["at_chance"]
     assert floe["accuracy_sd"] == pytest.approx(statistics.stdev([0.27, 0.29, 0.31]))
     assert floe["share_of_full"] == pytest.approx(0.29 / 0.32)
     assert floe["r"] == "2–4" and floe["layers"] == "2"
@@ -35,24 +30,24 @@ def test_mean_sd_and_share_of_full_over_seeds(records):
 
 
 def test_one_seed_shows_no_spread_and_says_so(records):
-    frame = main.main_frame(records[:1], SETTINGS)
+    frame = main.main_frame(MadeResults(records[:1]))
     assert "±" not in main._view(frame)["Accuracy %"].iloc[0]
     assert any("One seed" in note for note in main._notes(records[:1], SETTINGS))
 
 
 def test_without_full_there_is_no_share_of_it(records):
-    assert main._view(main.main_frame(records[3:], SETTINGS))["% of full"].iloc[0] == MISSING
+    assert main._view(main.main_frame(MadeResults(records[3:])))["% of full"].iloc[0] == MISSING
 
 
 def test_the_four_files_agree_and_are_byte_identical_when_written_again(records, tmp_path):
-    markdown = tables.write(main.tables(results(records)), tmp_path / "a")
-    tables.write(main.tables(results(list(reversed(records)))), tmp_path / "b")
+    markdown = tables.write(main.tables(MadeResults(records)), tmp_path / "a")
+    tables.write(main.tables(MadeResults(list(reversed(records)))), tmp_path / "b")
     for suffix in ("md", "csv", "tex", "json"):
         assert (tmp_path / "a" / f"main.{suffix}").read_bytes() == (tmp_path / "b" / f"main.{suffix}").read_bytes()
     rows = json.loads((tmp_path / "a" / "main.json").read_text())["rows"]
     csv = pd.read_csv(io.StringIO((tmp_path / "a" / "main.csv").read_text()))
     assert list(csv["accuracy"]) == pytest.approx([row["accuracy"] for row in rows])
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    lines = [line for line in markdown.split("##")[1].splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(rows) and len({line.count("|") for line in lines}) == 1
     latex = (tmp_path / "a" / "main.tex").read_text()
     assert latex.count(r"\\") == 1 + len(rows) and "mmlu\\_0shot" in latex
@@ -68,3 +63,25 @@ def test_the_four_files_agree_and_are_byte_identical_when_written_again(records,
 )  # fmt: skip
 def test_numbers_as_text(text, expected):
     assert text == expected
+
+
+def test_one_seed_has_wilsons_interval_and_a_mark_where_it_covers_chance(records):
+    """Wilson's interval of 30 of 100 by its formula: 0.2189 to 0.3958; of 50 of 100: 0.4038 to 0.5962."""
+    frame = main.main_frame(MadeResults(records[:1]))
+    assert frame["accuracy_low"].tolist()[0] == pytest.approx(0.2189, abs=1e-4)
+    assert frame["accuracy_high"].tolist()[0] == pytest.approx(0.3958, abs=1e-4)
+    assert main._view(frame)["Accuracy %"].tolist()[0] == "30.0 [21.9, 39.6]†"
+    assert (
+        main._view(main.main_frame(MadeResults([record("full", 0, 0.5)])))["Accuracy %"].tolist()[0]
+        == "50.0 [40.4, 59.6]"
+    )
+
+
+def test_the_comparison_says_tie_where_nothing_is_significant_and_names_the_reference(records):
+    _, compared = main.tables(MadeResults(records))
+    (row,) = compared.frame.to_dict("records")
+    assert (row["method"], row["reference"], row["seeds"]) == ("full", "floe", 3)
+    assert row["accuracy_difference"] == pytest.approx(0.03) and row["nll_difference"] == 0
+    assert compared.view["NLL is"].tolist()[0] == "tie"
+    far = [record("full", 0, 0.9), record("floe", 0, 0.1)]
+    assert main.tables(MadeResults(far))[1].view["Accuracy is"].tolist()[0] == "higher"

@@ -1,0 +1,49 @@
+"""The option `match`: the rank at which a method trains as many parameters as another one plans to.
+
+lora_alpha stays as set while r varies (METHOD's rule for every rank).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from harness import contracts
+from harness.contracts import MethodInputs
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+TOLERANCE = 0.02
+
+
+class MatchOptions(contracts.Options):
+    """match: the method whose trainable parameters are matched."""
+
+    match: str | None = Field(None, min_length=1)
+
+    def methods(self) -> tuple[str, ...]:
+        return (self.match,) if self.match else ()
+
+
+def matched_rank(
+    inputs: MethodInputs, match: str | None, config_at: Callable[[int], "PeftConfig"]
+) -> tuple[int | None, dict[str, Any]]:
+    """The r >= 1 whose trainable parameters come nearest to the matched method's; and what of it to record.
+
+    Trainable parameters are affine in r: two counts give the line, the ranks around its solution the nearest.
+    (None, {}) where nothing is to be matched. Raises UsageError for a method that trains nothing.
+    """
+    if match is None:
+        return None, {}
+    target = inputs.planned_trainable(match)
+    if not target:
+        raise UsageError(f"option match: method '{match}' trains nothing, so no rank matches it: name one that trains")
+    one, two = (inputs.trainable(config_at(r)) for r in (1, 2))
+    below = max(1, 1 + (target - one) // (two - one))
+    counts = {r: one + (r - 1) * (two - one) for r in (below, below + 1)}
+    r = min(counts, key=lambda r: abs(counts[r] - target))
+    ratio = counts[r] / target
+    matched = {"method": match, "target": target, "ratio": ratio, "within_tolerance": abs(ratio - 1) <= TOLERANCE}
+    return r, {"match": matched}

@@ -1,0 +1,30 @@
+"""MoE-LoRA on every layer, with experts allotted by Fisher score: as many in all as M on each layer."""
+
+import numpy as np
+
+from baselines._stages import layer_gradients, moe_lora
+from harness.contracts import AdapterPlan, MethodInputs, Options
+from harness.floe import importance
+
+
+def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
+    scores = importance.fisher_diagonal(layer_gradients(inputs))
+    experts = allot(scores, inputs.settings.adapter.num_experts)
+    config = moe_lora(inputs)
+    config.experts_pattern = {rf"layers\.{layer}\..*": int(count) for layer, count in enumerate(experts)}
+    details = {"fisher_diagonal": scores.tolist(), "experts": experts.tolist()}
+    return AdapterPlan("adapter", config, details=details)
+
+
+def allot(scores: np.ndarray, per_layer: int) -> np.ndarray:
+    """Experts of each layer (L,): at least one, `per_layer` times L in all, the rest in proportion to the scores.
+
+    Shares are rounded by the largest remainder; of equal remainders the lower layer comes first.
+    """
+    spare = (per_layer - 1) * len(scores)
+    weights = scores if scores.sum() > 0 else np.ones(len(scores))
+    shares = spare * weights / weights.sum()
+    experts = 1 + np.floor(shares).astype(int)
+    missing = per_layer * len(scores) - experts.sum()
+    experts[np.argsort(-(shares - np.floor(shares)), kind="stable")[:missing]] += 1
+    return experts

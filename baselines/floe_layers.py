@@ -1,0 +1,44 @@
+"""FLoE's layers by any form of the Fisher, on any sample, at the settings' rank: FLoE without its rank search."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from baselines._sample import SampleOptions
+from baselines._stages import layer_gradients, moe_lora, select_layers
+from harness.contracts import AdapterPlan, MethodInputs
+from harness.floe import fisher_ablations, importance
+
+
+class Options(SampleOptions):
+    fisher: Literal["diagonal", "block", "full", "parameter", "true"] = "diagonal"
+    b: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _block_size_of_blocks(self) -> "Options":
+        if "b" in self.model_fields_set and self.fisher != "block":
+            raise ValueError("b is the block size of fisher=block: leave it, or set that")
+        return self
+
+
+def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
+    chosen, details = select_layers(inputs, options.sample, layer_fisher(inputs, options))
+    return AdapterPlan("adapter", moe_lora(inputs, chosen.layers), details=details)
+
+
+def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:
+    """The Fisher that selects: (L,) a diagonal, (L, L) a matrix."""
+    pilot = moe_lora(inputs)
+    if options.fisher == "parameter":
+        scorer = fisher_ablations.parameter_diagonal
+        return inputs.measure(scorer, on="task", pilot=pilot, sample=options.sample)["D"]
+    if options.fisher == "true":
+        scorer = fisher_ablations.true_fisher_gradients
+        G = inputs.measure(scorer, on="task", pilot=pilot, sample=options.sample, seed=inputs.seed)["G"]
+        return importance.fisher_diagonal(G)
+    G = layer_gradients(inputs, options.sample)
+    if options.fisher == "diagonal":
+        return importance.fisher_diagonal(G)
+    full = importance.fisher_matrix(G)
+    return full if options.fisher == "full" else importance.block_fisher(full, options.b)

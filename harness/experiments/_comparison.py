@@ -1,0 +1,70 @@
+"""Every method against a named reference, paired answer by answer: the table that says which differences are real."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.contracts import Record, Results, Table
+from harness.report import pairing
+from harness.report.format import count, number
+from harness.report.statistics import holm
+
+
+def comparison(id: str, title: str, results: Results, reference: str) -> Table:
+    """One row per mix and method, method - reference, over the seeds that both have; Holm over the whole table.
+
+    Accuracy is that of the primary evaluation, NLL that of the mix's own validation rows.
+    """
+    confidence = results.settings.study.confidence
+    sides = {(record.cell.mix, record.cell.method, record.cell.seed): record for record in results.records}
+    groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    for (mix, method, seed), record in sides.items():
+        other = sides.get((mix, reference, seed))
+        if other is not None and method != reference:
+            groups.setdefault((mix, method), []).append((record, other))
+    accuracies = [pairing.accuracy_difference(results, results, pairs, confidence) for pairs in groups.values()]
+    nlls = [pairing.nll_difference(results, results, pairs, confidence) for pairs in groups.values()]
+    adjusted = holm([found.p if found else None for found in (*accuracies, *nlls)])
+    n = len(groups)
+    frame = pd.DataFrame(
+        [
+            {"mix": mix, "method": method, "reference": reference, "seeds": len(pairs)}
+            | pairing.columns("accuracy", accuracy, p_accuracy)
+            | pairing.columns("nll", nll, p_nll)
+            | {f"trainable_{side}": pairs[0][i].plan["trainable_parameters"] for i, side in enumerate(("a", "b"))}
+            for ((mix, method), pairs), accuracy, p_accuracy, nll, p_nll in zip(
+                groups.items(), accuracies, adjusted[:n], nlls, adjusted[n:], strict=True
+            )
+        ]
+    )
+    notes = [
+        f"Differences are method - {reference}, paired by question (clustered by subject) and by row, with their "
+        f"{confidence:.0%} interval; p after Holm over the whole table. A tie is a difference that is not "
+        f"significant at {1 - confidence:.2g}. Sees: the least difference found with a power of 80 %.",
+        "With fewer than three seeds p speaks of these trained models, not of training them again.",
+    ]
+    if not n:
+        notes = [f"No two finished methods to compare, one of them {reference}."]
+    return Table(id, title, frame, _view(frame, 1 - confidence), notes)
+
+
+def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Method": frame["method"],
+            "Seeds": frame["seeds"],
+            "Accuracy, points": pairing.differences_text(frame, "accuracy", 100, 1),
+            "p": frame["accuracy_p"].map(pairing.p_text),
+            "Sees": (100 * frame["accuracy_minimum_detectable"].astype(float)).map(lambda x: number(x, 1)),
+            "Accuracy is": pairing.verdicts(frame, "accuracy", alpha, "higher", "lower"),
+            "NLL, nats": pairing.differences_text(frame, "nll", 1, 4),
+            "p ": frame["nll_p"].map(pairing.p_text),
+            "Sees ": frame["nll_minimum_detectable"].map(lambda x: number(x, 4)),
+            "NLL is": pairing.verdicts(frame, "nll", alpha, "higher (worse)", "lower (better)"),
+            "Trainable": frame["trainable_a"].map(count),
+            "of reference": frame["trainable_b"].map(count),
+        }
+    )

@@ -1,0 +1,70 @@
+"""Methods at FLoE's number of trainable parameters: the rank of each solved to match it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.contracts import Cell, Results, Table
+from harness.experiments._comparison import comparison
+from harness.experiments._shared import nll_of
+from harness.report.format import count, number, percent
+from harness.settings import Settings
+
+MATCHED = ("lora", "hydralora", "random_layers", "topk_layers")
+REFERENCE = "floe"
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """FLoE, and each other method with `match=floe`, on every mix and seed."""
+    methods = [REFERENCE, *(f"{method}:match={REFERENCE}" for method in MATCHED)]
+    return [
+        Cell(method=method, mix=mix, seed=seed)
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for method in methods
+    ]
+
+
+def tables(results: Results) -> list[Table]:
+    """How near each match is, and the paired comparison with FLoE."""
+    frame = pd.DataFrame(
+        [
+            {
+                "mix": record.cell.mix,
+                "method": record.cell.method,
+                "seed": record.cell.seed,
+                "layers": len(record.plan["layers"]),
+                "r": record.plan["r"],
+                "trainable_parameters": record.plan["trainable_parameters"],
+                "ratio": record.plan["details"].get("match", {"ratio": 1.0})["ratio"],
+                "within_tolerance": record.plan["details"].get("match", {"within_tolerance": True})["within_tolerance"],
+                "nll": nll_of(record),
+            }
+            for record in results.records
+        ]
+    )
+    notes = [
+        "lora_alpha stays as set while r varies. The search that gave FLoE its rank is charged to FLoE alone.",
+        "Not within 2 %: no integer rank comes that close; the nearest is taken.",
+    ]
+    matched = Table("parameter_matched", "Parameters matched to FLoE's", frame, _view(frame), notes)
+    title = "At FLoE's trainable parameters, paired"
+    return [matched, comparison("parameter_matched_comparison", title, results, REFERENCE)]
+
+
+def _view(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Method": frame["method"],
+            "Seed": frame["seed"],
+            "Layers": frame["layers"],
+            "r": frame["r"],
+            "Trainable": frame["trainable_parameters"].map(count),
+            "% of FLoE's": frame["ratio"].map(percent),
+            "Within 2 %": frame["within_tolerance"].map(lambda near: "yes" if near else "no"),
+            "NLL": frame["nll"].map(lambda x: number(x, 3)),
+        }
+    )

@@ -1,0 +1,231 @@
+"""Variants of the Fisher layer score: labels drawn from the model, and parameters in place of layer masks.
+
+Scorers as in `harness.floe.importance`, of which batches and axes are taken over. All need a model with an active
+MoE-LoRA adapter, the pilot. B stands for the stacked experts [B_1 … B_M] of one adapted module, (d_out, M·r).
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from peft import PeftModel
+from torch import Tensor, nn
+
+from harness.floe.decoder import decoder_layers
+from harness.floe.importance import (
+    Batch,
+    Scores,
+    completion_tokens,
+    fisher_gradients,
+    fisher_matrix,
+    predicts_label,
+    sample_nll,
+    scoring,
+)
+from harness.floe.tuner import MoeLoraLayer
+
+MAX_PARAMETERS = 4096
+
+
+class _Experts(NamedTuple):
+    """B of one adapted module: its decoder layer k, the path of the module, and the weight."""
+
+    layer: int
+    path: str
+    B: Tensor
+
+
+def true_fisher_gradients(model: PeftModel, batches: Sequence[Batch], *, seed: int = 0, draws: int = 1) -> Scores:
+    """`fisher_gradients` with labels drawn from the model, from which the true Fisher follows as the empirical does.
+
+    At every completion position the label is drawn from the predictive distribution p(· | prefix), the prefix being
+    the data's own tokens: I = (1/N) Σ_n E_{y ~ p}[g_n(y) g_n(y)ᵀ], to which `fisher_matrix(G)` converges with the
+    number of draws (Kunstner et al., arXiv 1905.12558). As E_y[g_n] = 0 and the T_n labels of a sample are
+    independent, its tokens' cross terms vanish: sample n's share is 1/T_n times the Gauss-Newton matrix of ℓ_n. The
+    empirical Fisher keeps those terms.
+
+    Sample n's labels depend on `seed`, n and the distribution alone: not on global random state, nor on its batch
+    (but for rounding: a probability that differs in the last bits may move a draw on the edge between two labels).
+    Further draws leave the earlier as they are. One forward draws the labels; each draw costs as much as
+    `fisher_gradients`.
+
+    Returns:
+        The arrays of `fisher_gradients`, with draws·N rows: row d·N + n is draw d of sample n. `nll` is that of the
+        drawn labels.
+
+    Raises:
+        ValueError: as `fisher_gradients`, or `draws` below 1, or `seed` below 0.
+    """
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; expected at least 1.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected at least 0.")
+    n, drawn = 0, []
+    for batch, tokens in zip(batches, completion_tokens(batches), strict=True):
+        uniforms = [np.random.default_rng([seed, n + i]).random((draws, count)) for i, count in enumerate(tokens)]
+        drawn.append(_draw_labels(model, batch, [torch.from_numpy(u.T.copy()) for u in uniforms]))
+        n += len(tokens)
+    return fisher_gradients(model, [batch for one_draw in zip(*drawn, strict=True) for batch in one_draw])
+
+
+def parameter_diagonal(model: PeftModel, batches: Sequence[Batch]) -> Scores:
+    """The parameter diagonal of the empirical Fisher by layer: I_kk without its cross terms between parameters.
+
+    D_k = Σ_{θ ∈ B of layer k} θ² (1/N) Σ_n (∂ℓ_n/∂θ)², while I_kk = (1/N) Σ_n (Σ_{θ ∈ B of layer k} θ ∂ℓ_n/∂θ)²: the
+    update is linear in B. Costs one forward and one backward per sample, and the memory of one sample's ∂ℓ_n/∂B.
+
+    Returns:
+        `D` (L,) float64. `layers` (L,) int64: the index of each adapted decoder layer.
+
+    Raises:
+        ValueError: no batches, a sample without a completion token, or no active MoE-LoRA adapter.
+    """
+    samples = sum(map(len, completion_tokens(batches)))
+    experts = _active_experts(model)
+    layers = _layers(experts)
+    D = np.zeros(len(layers))
+    with scoring(model):
+        for gradients in _sample_gradients(model, batches, [each.B for each in experts]):
+            for each, gradient in zip(experts, gradients, strict=True):
+                product = each.B.detach().double() * gradient.double()
+                D[layers == each.layer] += product.square().sum().item()
+    return {"D": D / samples, "layers": layers}
+
+
+def adapter_fisher(
+    model: PeftModel, batches: Sequence[Batch], *, modules: Sequence[str] | None = None, entries: int | None = None
+) -> Scores:
+    """The full empirical Fisher over a subset of the adapter's parameters B, cross terms and all.
+
+    F = (1/N) Σ_n ∂ℓ_n/∂θ (∂ℓ_n/∂θ)ᵀ, one forward and one backward per sample; memory N·P + P². What it says about the
+    layer masks is `mask_fisher(F, J)`.
+
+    Args:
+        modules: the adapted modules whose B take part, each named by the end of its path, as in PEFT's
+            target_modules: "down_proj", "layers.3.mlp.down_proj". None takes all of them.
+        entries: how many entries of each B take part: its first ones in row-major order (all experts of the first
+            output feature, then of the second). None, or more than B has, takes all.
+
+    Returns:
+        `F` (P, P) float64: by ascending layer, then module path, then entry of B.
+        `J` (P, L) float64: ∂θ/∂m, i.e. column k holds the values θ of layer k's parameters, and 0 for other layers'.
+        `layers` (L,) int64: the index of each adapted decoder layer, whether or not a parameter of it takes part.
+
+    Raises:
+        ValueError: no batches, a sample without a completion token, no active MoE-LoRA adapter, a name that fits no
+            adapted module, `entries` below 1, or more than 4,096 parameters.
+    """
+    completion_tokens(batches)
+    experts = _active_experts(model)
+    chosen = experts if modules is None else _named(experts, modules)
+    if entries is not None and entries < 1:
+        raise ValueError(f"entries is {entries}; expected at least 1, or None for all.")
+    values = [each.B.detach().flatten()[:entries].double().cpu().numpy() for each in chosen]
+    P = sum(map(len, values))
+    if P > MAX_PARAMETERS:
+        raise ValueError(
+            f"{P} adapter parameters are chosen; expected at most {MAX_PARAMETERS}: take fewer modules or entries."
+        )
+    with scoring(model):
+        gradients = [
+            torch.cat([gradient.flatten()[:entries].double().cpu() for gradient in of_sample]).numpy()
+            for of_sample in _sample_gradients(model, batches, [each.B for each in chosen])
+        ]
+    layers = _layers(experts)
+    return {
+        "F": fisher_matrix(np.stack(gradients)),
+        "J": np.concatenate([np.outer(of_B, layers == each.layer) for each, of_B in zip(chosen, values, strict=True)]),
+        "layers": layers,
+    }
+
+
+def mask_fisher(F: ArrayLike, J: ArrayLike) -> NDArray[np.float64]:
+    """The Fisher I (L, L) = Jᵀ F J of the layer masks, from F (P, P) of parameters θ and J (P, L) = ∂θ/∂m.
+
+    A mask scales the B of its layer, and the update is linear in B, so ∂ℓ/∂m = Jᵀ ∂ℓ/∂θ. With all of B among the
+    parameters of `adapter_fisher` it equals `fisher_matrix(G)`; with some, it is the part of it that they carry.
+
+    Raises:
+        ValueError: F is not square, or J has not one row per parameter.
+    """
+    F, J = np.asarray(F, dtype=np.float64), np.asarray(J, dtype=np.float64)
+    if F.ndim != 2 or J.ndim != 2 or F.shape != (len(J), len(J)):
+        raise ValueError(f"F and J have shapes {F.shape} and {J.shape}; expected (P, P) and (P, L).")
+    return J.T @ F @ J
+
+
+def _draw_labels(model: nn.Module, batch: Batch, uniforms: Sequence[Tensor]) -> list[Batch]:
+    """`batch` once per draw, its labels drawn by inverting the distribution function at each sample's
+    `uniforms` (tokens, draws) in [0, 1)."""
+    device = next(model.parameters()).device
+    predicts = predicts_label(batch)
+    with scoring(model), torch.no_grad():
+        logits = model(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            use_cache=False,
+            logits_to_keep=predicts.to(device),
+        ).logits
+    drawn = []
+    # A sample at a time: the distribution function takes 8 bytes per token and word of the vocabulary.
+    for of_sample, uniform in zip(logits.split([len(u) for u in uniforms]), uniforms, strict=True):
+        cdf = of_sample.double().softmax(dim=-1).cumsum(dim=-1)
+        label = torch.searchsorted(cdf, uniform.to(device), right=True)
+        # The rounded sum may end just below 1, and a uniform lie beyond it.
+        drawn.append(label.clamp_(max=cdf.shape[-1] - 1).cpu())
+    redrawn = []
+    for labels in torch.cat(drawn).unbind(dim=1):
+        redrawn.append({**batch, "labels": batch["labels"].clone()})
+        redrawn[-1]["labels"][:, 1:][predicts[:, :-1]] = labels
+    return redrawn
+
+
+def _sample_gradients(
+    model: nn.Module, batches: Sequence[Batch], weights: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, ...]]:
+    """∂ℓ_n/∂θ of each of `weights` for every sample n in turn; to be used within `scoring`."""
+    for weight in weights:
+        weight.requires_grad_(True)
+    for batch in batches:
+        for n, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+            sample = {name: tensor[n : n + 1, :length] for name, tensor in batch.items()}
+            # A weight that the sample does not use has gradient 0.
+            yield torch.autograd.grad(sample_nll(model, sample).sum(), weights, materialize_grads=True)
+
+
+def _active_experts(model: nn.Module) -> list[_Experts]:
+    """B of every enabled adapter, by ascending layer, then module path."""
+    experts = [
+        _Experts(k, f"layers.{k}.{path}", cast(nn.Linear, module.moe_lora_B[adapter]).weight)
+        for k, layer in enumerate(decoder_layers(model))
+        for path, module in sorted(layer.named_modules(), key=lambda item: item[0])
+        if isinstance(module, MoeLoraLayer)
+        for adapter in module.enabled_adapters
+    ]
+    if not experts:
+        raise ValueError("The model has no active MoE-LoRA adapter to score; add or enable one first.")
+    return experts
+
+
+def _layers(experts: Sequence[_Experts]) -> NDArray[np.int64]:
+    return np.unique([each.layer for each in experts])
+
+
+def _named(experts: Sequence[_Experts], modules: Sequence[str]) -> list[_Experts]:
+    """Those of `experts` whose module's path ends in one of the names `modules`."""
+
+    def fits(each: _Experts, name: str) -> bool:
+        return f".{each.path}".endswith(f".{name}")
+
+    if not modules:
+        raise ValueError("modules is empty; expected at least one name, or None for all adapted modules.")
+    for name in modules:
+        if not any(fits(each, name) for each in experts):
+            paths = [each.path for each in experts]
+            last = sorted({path.rpartition(".")[2] for path in paths})
+            near = difflib.get_close_matches(name, last + paths) or last
+            raise ValueError(f"No adapted module is named {name!r}; expected the end of a path, such as {near}.")
+    return [each for each in experts if any(fits(each, name) for name in modules)]

@@ -1,0 +1,96 @@
+"""Two finished cells, or two methods over their seeds, answer by answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Record, Results
+from harness.report.format import MISSING
+from harness.report.statistics import SeedComparison, compare_over_seeds
+
+Pairs = Sequence[tuple[Record, Record]]
+"""Two sides' records, one pair a seed."""
+
+
+def accuracy_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:
+    """Accuracy of the primary evaluation, a - b, over seeds and items, clustered by subject.
+
+    None where a side has no such answers. Raises ValueError where the sides answered other items.
+    """
+    differences, clusters = [], None
+    for first, second in pairs:
+        frames = _same_items(a, b, first, second, first.settings.eval.primary)
+        if frames is None or not all({"predicted", "answer"} <= set(frame) for frame in frames):
+            return None
+        hits = [(frame["predicted"] == frame["answer"]).to_numpy(dtype=float) for frame in frames]
+        differences.append(hits[0] - hits[1])
+        clusters = frames[0]["subject"].tolist() if "subject" in frames[0] else None
+    return _over_seeds(differences, clusters, confidence)
+
+
+def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:
+    """Validation NLL (nats per token) on the cells' own mix, a - b, over seeds and rows; rows count by tokens.
+
+    A mix without validation rows of its own is scored on all of them. None and ValueError as
+    `accuracy_difference`.
+    """
+    differences = []
+    for first, second in pairs:
+        frames = _same_items(a, b, first, second, "validation_nll")
+        if frames is None:
+            return None
+        own = (frames[0]["mix"] == first.cell.mix).to_numpy()
+        own = own if own.any() else np.ones_like(own)
+        tokens = frames[0]["tokens"].to_numpy()[own]
+        summed = [frame["nll"].to_numpy()[own] for frame in frames]
+        differences.append((summed[0] - summed[1]) * len(tokens) / tokens.sum())
+    return _over_seeds(differences, None, confidence)
+
+
+def columns(name: str, found: SeedComparison | None, p: float | None) -> dict[str, float | None]:
+    """A comparison as columns of a frame; `p` is the one after Holm."""
+    keys = ("difference", "low", "high", "minimum_detectable")
+    values = {f"{name}_{key}": getattr(found, key) if found else None for key in keys}
+    return values | {f"{name}_p": p if found else None}
+
+
+def differences_text(frame: pd.DataFrame, name: str, scale: float, digits: int) -> list[str]:
+    """The column's differences with their intervals, as text."""
+    parts = (frame[f"{name}_{part}"] for part in ("difference", "low", "high"))
+    return [
+        MISSING
+        if pd.isna(mean)
+        else f"{scale * mean:+.{digits}f} [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
+        for mean, low, high in zip(*parts, strict=True)
+    ]
+
+
+def verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: str) -> list[str]:
+    """What each difference says: `higher` or `lower` where it is significant, else a tie."""
+    return [
+        MISSING if pd.isna(p) else "tie" if p >= alpha else higher if difference > 0 else lower
+        for difference, p in zip(frame[f"{name}_difference"], frame[f"{name}_p"], strict=True)
+    ]
+
+
+def p_text(value: float | None) -> str:
+    """A p value in two digits."""
+    return MISSING if value is None or pd.isna(value) else f"{value:.2g}"
+
+
+def _over_seeds(differences: Sequence[np.ndarray], clusters: list[str] | None, confidence: float) -> SeedComparison:
+    clusters = clusters if clusters and len(set(clusters)) > 1 else None
+    return compare_over_seeds(differences, clusters, confidence=confidence)
+
+
+def _same_items(
+    a: Results, b: Results, first: Record, second: Record, evaluation: str
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    if evaluation not in first.scores or evaluation not in second.scores:
+        return None
+    if first.identity["items"][evaluation] != second.identity["items"][evaluation]:
+        raise ValueError(f"{first.cell.label}: the two sides scored other items of {evaluation}, which do not pair")
+    return a.items(first, evaluation), b.items(second, evaluation)

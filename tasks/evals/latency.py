@@ -1,0 +1,36 @@
+"""Inference latency: seconds to read the same validation rows again and again (median ms per token)."""
+
+import statistics
+import time
+from typing import Any
+
+import pandas as pd
+
+from harness.contracts import EvaluationInputs, Row, Score, Scored
+
+ROWS, REPEATS = 4, 12
+"""Rows of the first mix in one batch; timed readings, after one that is not counted."""
+
+
+def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    rows = inputs.validation(inputs.settings.eval.nll_mixes[0])[:ROWS]
+    return [{"repeat": repeat, **vars(row)} for repeat in range(REPEATS) for row in rows]
+
+
+def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
+    """Metrics: ms_per_token (median over the readings) and its quartiles. One line per reading."""
+    rows = [
+        Row(item["prompt"], item["completion"], item["domain"], item["task"]) for item in items if item["repeat"] == 0
+    ]
+    tokens = int(inputs.nll(rows)["tokens_read"].sum())
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        inputs.nll(rows)
+        seconds.append(time.perf_counter() - start)
+    frame = pd.DataFrame(
+        {"repeat": range(REPEATS), "seconds": seconds, "ms_per_token": [1e3 * s / tokens for s in seconds]}
+    )
+    low, middle, high = statistics.quantiles(frame["ms_per_token"], n=4)
+    metrics = {"ms_per_token": middle, "ms_per_token_q1": low, "ms_per_token_q3": high}
+    return Scored(Score(metrics=metrics, n_items=REPEATS, tokens=tokens * REPEATS, seconds=sum(seconds)), frame)

@@ -1,0 +1,45 @@
+"""The router: each expert's share of the gate, and the gates' entropy (nats), per adapted module."""
+
+import time
+from typing import Any
+
+import pandas as pd
+
+from harness.contracts import EvaluationInputs, Row, Score, Scored
+from harness.floe.tuner.gates import gate_statistics
+from harness.floe.tuner.layer import MoeLoraLayer
+
+ROWS = 2
+"""Validation rows read of each mix: hundreds of tokens, each a draw of the gate."""
+
+
+def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
+    return [
+        {"mix": mix, **vars(row)} for mix in inputs.settings.eval.nll_mixes for row in inputs.validation(mix)[:ROWS]
+    ]
+
+
+def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
+    """A model without a router has no items and no metrics.
+
+    max_gate is the mean over modules of the largest share of one expert (1/M if even), entropy that of the
+    tokens' mean entropy.
+    """
+    start = time.perf_counter()
+    if not any(isinstance(module, MoeLoraLayer) and module.moe_lora_router for module in inputs.model.modules()):
+        return Scored(Score(metrics={}, n_items=0, tokens=0, seconds=time.perf_counter() - start), pd.DataFrame())
+    tokens = 0
+    with gate_statistics(inputs.model) as gates:
+        for item in items:  # one row at a time: padding would count as tokens
+            row = Row(item["prompt"], item["completion"], item["domain"], item["task"])
+            tokens += int(inputs.nll([row])["tokens_read"].sum())
+    lines = [
+        {"module": name, "expert": expert, "mean_gate": float(gate), "entropy": found.entropy}
+        for name, found in gates.result().items()
+        for expert, gate in enumerate(found.mean_gate)
+    ]
+    frame = pd.DataFrame(lines)
+    modules = frame.groupby("module").agg(max_gate=("mean_gate", "max"), entropy=("entropy", "first"))
+    metrics = {"max_gate": float(modules["max_gate"].mean()), "entropy": float(modules["entropy"].mean())}
+    seconds = time.perf_counter() - start
+    return Scored(Score(metrics=metrics, n_items=len(frame), tokens=tokens, seconds=seconds), frame)

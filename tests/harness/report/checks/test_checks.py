@@ -1,0 +1,55 @@
+"""What holds of every check."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from harness.report import checks
+from harness.report.checks import all_checks, router_collapse, run_checks
+
+CHECKS = all_checks()
+
+
+def test_there_are_eleven_numbered_from_one():
+    assert [check.number for check in CHECKS] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_is_documented_with_what_why_and_what_to_do(check):
+    assert check.title and not check.title.endswith(".")
+    paragraphs = check.documentation.split("\n\n")
+    assert [re.match(r"(What|Why|What to do):", paragraph) is not None for paragraph in paragraphs] == [True] * 3
+    assert [paragraph.partition(":")[0] for paragraph in paragraphs] == ["What", "Why", "What to do"]
+    assert all(len(paragraph.split()) > 10 for paragraph in paragraphs)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_is_silent_on_a_healthy_run(check, run):
+    assert check.find(run) == []
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_is_silent_where_there_is_nothing_to_look_at(check, run):
+    run.records, run.cells = [], []
+    assert check.find(run) == []
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.id)
+def test_has_tests_of_its_own(check, request):
+    assert (request.path.parent / f"test_{check.id}.py").is_file()
+
+
+def test_two_checks_of_one_number_are_refused(monkeypatch):
+    monkeypatch.setattr(router_collapse, "NUMBER", 3)
+    with pytest.raises(ValueError, match="cliff and router_collapse both have number 3"):
+        all_checks()
+
+
+def test_findings_come_in_the_order_of_the_checks(run, monkeypatch):
+    run.change("dolly / floe / seed 0", training=None)
+    run.records.pop()
+    numbers = [finding.number for finding in run_checks(run)]
+    assert numbers == sorted(numbers) and 8 in numbers
+    monkeypatch.setattr(checks, "all_checks", lambda: [SimpleNamespace(find=lambda results: ["a", "b"])])
+    assert run_checks(run) == ["a", "b"]

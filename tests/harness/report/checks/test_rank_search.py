@@ -1,0 +1,57 @@
+"""Rank search: planted in the trials."""
+
+import numpy as np
+import pytest
+
+from harness.report.checks import rank_search
+
+from .healthy import Run, fired
+
+LABEL = "dolly / floe / seed 0"
+
+
+def searched(run: Run, ranks, values, **changes) -> list[str]:
+    trials = [{"number": i, "r": int(r), "value": float(v)} for i, (r, v) in enumerate(zip(ranks, values, strict=True))]
+    best = min(trials, key=lambda trial: (trial["value"], trial["r"]))["r"]
+    details = {"trials": trials, "optimum_at_edge": False, "unique_trainings": len(set(ranks))} | changes
+    run.change(LABEL, plan=run.record(LABEL).plan | {"r": best, "details": details})
+    return [finding.message for finding in fired(rank_search, run) if finding.cells == (LABEL,)]
+
+
+def test_fires_where_the_optimum_is_on_the_edge(run):
+    ranks = range(2, 17)
+    (message,) = searched(run, ranks, [3 - 0.05 * r + 0.001 * r**2 for r in ranks], optimum_at_edge=True)
+    assert "16" in message and "edge" in message
+
+
+def test_fires_where_the_best_rank_came_up_last(run):
+    ranks = [16, 2, 12, 4, 10, 9, 11, 13, 14, 7]
+    (message,) = searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks])
+    assert "trial 10 of 10, with 10 of 15 ranks tried" in message
+    ranks = [16, 2, 12, 4, 10, 9, 7, 13, 14, 7]  # known since trial 7
+    assert searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks]) == []
+
+
+def test_a_search_of_every_rank_and_an_exhaustive_one_have_converged(run):
+    for ranks in ([*range(2, 7), *range(8, 17), 7], list(range(2, 11))):
+        assert searched(run, ranks, [2 + 0.01 * (r - ranks[-1]) ** 2 for r in ranks]) == []
+
+
+@pytest.mark.parametrize("ranks", [range(2, 17), range(2, 17, 2), (2, 3, 7, 8, 12, 16)])
+def test_noise_is_flat_as_often_as_the_confidence_says_and_a_clear_optimum_never(ranks, run):
+    draw = np.random.default_rng(0)
+    optimum = 3 + 0.002 * (np.array(ranks) - 8.0) ** 2
+    flat = [searched(run, ranks, draw.normal(3, 0.01, len(ranks))) for _ in range(200)]
+    clear = [searched(run, ranks, optimum + draw.normal(0, 0.001, len(ranks))) for _ in range(20)]
+    assert np.mean([any("flat" in m for m in messages) for messages in flat]) > 0.9
+    assert not any("flat" in m for messages in clear for m in messages)
+
+
+def test_the_noise_is_measured_whatever_the_spacing_and_slope():
+    draw = np.random.default_rng(1)
+    x = np.sort(draw.choice(np.arange(1000), 400, replace=False))
+    assert rank_search._roughness(x, 3 - 0.5 * x + draw.normal(0, 0.2, 400)) == pytest.approx(0.2, rel=0.15)
+
+
+def test_few_ranks_are_not_called_flat(run):
+    assert searched(run, [2, 9, 5, 9], [2.0, 1.9, 1.8, 1.9]) == []

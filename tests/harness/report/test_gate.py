@@ -1,0 +1,176 @@
+"""The gate's verdicts, on expectations made by hand."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.report import gate, gate_text
+from harness.report.gate import NLL_TOLERANCE, SCORE_RTOL, Answers, Expectation, ExpectedCell, Finding
+
+LABEL = "dolly / floe / seed 0"
+RNG = np.random.default_rng(0)
+NLL = (2 + RNG.normal(size=40)).tolist()
+RIGHT = "01" * 60
+
+
+def cell(**changes) -> ExpectedCell:
+    content = {
+        "trainable_parameters": 100, "layers": [1, 3], "r": 4, "data": "d", "scores": {"taylor": [1.0, 2.0, 3.0, 4.0]},
+        "answers": {"validation_nll": Answers(items="v", nll=NLL), "mmlu": Answers(items="m", right=RIGHT)},
+        "seconds": 100.0, "tokens": 1000,
+    }  # fmt: skip
+    return ExpectedCell.model_validate(content | changes)
+
+
+def run(*, label: str = LABEL, versions: dict | None = None, settings: dict | None = None, **changes) -> Expectation:
+    return Expectation(
+        profile="tiny", settings=settings or {"train": {"epochs": 1.0}}, model="w", versions=versions or {"torch": "2"},
+        subjects={"m": [f"subject {i // 2}" for i in range(len(RIGHT))]}, cells={label: cell(**changes)},
+    )  # fmt: skip
+
+
+def with_nll(nll) -> Expectation:
+    return run(answers={**cell().answers, "validation_nll": Answers(items="v", nll=list(nll))})
+
+
+def with_right(right: str) -> Expectation:
+    return run(answers={**cell().answers, "mmlu": Answers(items="m", right=right)})
+
+
+def verdicts(found: Expectation, expected: Expectation | None = None, **arguments) -> dict[str, str]:
+    findings = gate.compare(expected or run(), found, **arguments)
+    return {finding.quantity: finding.verdict for finding in findings if finding.verdict != "ok"}
+
+
+def finding(found: Expectation, quantity: str) -> Finding:
+    return next(f for f in gate.compare(run(), found) if f.quantity == quantity)
+
+
+def test_the_same_run_is_ok_in_every_quantity():
+    findings = gate.compare(run(), run())
+    assert {f.verdict for f in findings} == {"ok"}
+    assert {f.quantity for f in findings} == {
+        "data", "trainable_parameters", "layers", "r", "taylor", "validation_nll NLL", "validation_nll rows",
+        "mmlu accuracy", "seconds", "tokens",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"), [("trainable_parameters", 101), ("layers", [1, 2]), ("r", 5), ("r", None), ("data", "e")]
+)
+def test_what_a_run_decides_is_exact(quantity, value):
+    assert verdicts(run(**{quantity: value})) == {quantity: "regression"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1 + 0.9 * SCORE_RTOL, {}), (1 + 1.2 * SCORE_RTOL, {"taylor": "regression"})]
+)
+def test_scores_have_a_relative_tolerance_in_every_layer(factor, verdict):
+    assert verdicts(run(scores={"taylor": [1.0 * factor, 2.0, 3.0, 4.0]})) == verdict
+
+
+def test_a_score_that_is_gone_or_new_or_zero_on_both_sides():
+    assert verdicts(run(scores={})) == {"taylor": "regression"}
+    assert verdicts(run(scores={"taylor": [1, 2, 3, 4], "fisher": [1.0]})) == {"fisher": "regression"}
+    zero = run(scores={"even": [0.0, 1.0]})
+    assert verdicts(zero, zero) == {}
+
+
+def test_a_small_drift_of_every_row_is_significant_and_yet_no_regression():
+    found = with_nll(np.array(NLL) + 0.5 * NLL_TOLERANCE)
+    shown = finding(found, "validation_nll NLL")
+    assert shown.comparison is not None and shown.comparison.p < 0.001 and shown.verdict == "ok"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_large_drift_is_a_regression_whichever_its_sign(sign):
+    """An unexplained improvement is as much a change as a loss."""
+    found = with_nll(np.array(NLL) + sign * 2 * NLL_TOLERANCE)
+    assert verdicts(found) == {"validation_nll NLL": "regression", "validation_nll rows": "regression"}
+
+
+def test_rows_that_move_apart_without_moving_the_mean_are_a_regression():
+    found = with_nll(np.array(NLL) + 4 * NLL_TOLERANCE * np.tile([1, -1], 20))
+    assert verdicts(found) == {"validation_nll rows": "regression"}
+
+
+def test_a_large_difference_that_one_row_makes_is_noted_as_not_significant():
+    nll = list(NLL)
+    nll[0] += 1.0
+    assert verdicts(with_nll(nll)) == {"validation_nll NLL": "note", "validation_nll rows": "note"}
+
+
+def test_accuracy_by_the_paired_test_not_by_the_difference():
+    """Two answers of 120 lost are 1.7 points and could be luck; thirty could not."""
+    assert verdicts(with_right(RIGHT.replace("1", "0", 2))) == {"mmlu accuracy": "note"}
+    assert verdicts(with_right(RIGHT.replace("1", "0", 30))) == {"mmlu accuracy": "regression"}
+
+
+def test_holm_is_over_every_paired_test_of_the_run():
+    """One cell's p of 0.03 counts alone, but not as one of a hundred cells that have none."""
+    rng = np.random.default_rng(1)
+    while True:
+        moved = np.array(NLL) + rng.normal(0.02, 0.06, len(NLL))
+        p = stats.ttest_rel(moved, NLL).pvalue
+        if 0.005 < p < 0.01:
+            break
+    rest = {f"dolly / m{i} / seed 0": cell() for i in range(100)}
+    expected, found = run(), with_nll(moved)
+    assert verdicts(found)["validation_nll NLL"] == "regression"
+    many = [e.model_copy(update={"cells": e.cells | rest}) for e in (expected, found)]
+    assert gate.compare(many[0], many[1])[5].quantity == "validation_nll NLL"
+    assert verdicts(many[1], many[0])["validation_nll NLL"] == "note"
+
+
+def test_other_items_are_a_regression_as_they_do_not_pair():
+    answers = {**cell().answers, "mmlu": Answers(items="others", right=RIGHT)}
+    assert verdicts(run(answers=answers)) == {"mmlu": "regression"}
+    assert verdicts(run(answers={"mmlu": cell().answers["mmlu"]})) == {"validation_nll": "regression"}
+
+
+def test_a_missing_cell_fails_with_its_error_and_an_extra_one_is_noted():
+    found = run(label="dolly / new / seed 0")
+    findings = gate.compare(run(), found, {LABEL: "ValueError: so it is"})
+    assert [(f.cell, f.verdict) for f in findings] == [(LABEL, "regression"), ("dolly / new / seed 0", "note")]
+    assert "ValueError: so it is" in findings[0].detail
+
+
+def test_costs_warn_by_their_ratio_only_and_not_where_they_are_small():
+    assert verdicts(run(seconds=190.0, tokens=1900)) == {}
+    assert verdicts(run(seconds=210.0, tokens=400)) == {"seconds": "warning", "tokens": "warning"}
+    assert verdicts(run(seconds=9.0), run(seconds=0.1)) == {}
+    assert not gate.regressions(gate.compare(run(), run(seconds=1000.0)))
+
+
+def test_other_versions_are_noted_and_other_settings_are_named():
+    assert verdicts(run(versions={"torch": "3"})) == {"versions": "note"}
+    other = run(settings={"train": {"epochs": 2.0}})
+    assert gate.differing_settings(run(), other) == ["train.epochs 1.0 -> 2.0"]
+    assert gate.differing_settings(run(), run()) == []
+
+
+def test_false_alarms_of_clean_noise_stay_at_the_nominal_rate():
+    """Rows that move at random around no change, larger than the tolerance: the paired tests, not it, must hold."""
+    rng = np.random.default_rng(2)
+    runs = [with_nll(np.array(NLL) + rng.normal(0, 0.05, len(NLL))) for _ in range(100)]
+    flagged = sum(verdicts(found).get("validation_nll NLL") == "regression" for found in runs)
+    assert flagged <= stats.binom.ppf(0.999, 100, 0.05)
+
+
+def test_markdown_says_what_failed_first():
+    text = gate_text.to_markdown("check tiny", gate.compare(run(), run(r=5, seconds=1000.0)))
+    assert text.startswith("## check tiny: REGRESSION\n\n10 quantities compared: 1 regression, 1 warning, 0 notes.")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1].split(" | ")[:5] == ["| regression", LABEL, "r", "4", "5"] or "regression" in rows[0]
+    assert gate_text.to_markdown("check tiny", gate.compare(run(), run())).startswith("## check tiny: ok")
+
+
+def test_junit_has_a_case_per_quantity_and_a_failure_per_regression():
+    findings = gate.compare(run(), run(r=5, seconds=1000.0))
+    suite = ElementTree.fromstring(gate_text.to_junit("tiny", findings))
+    assert suite.tag == "testsuite" and suite.get("tests") == "10" and suite.get("failures") == "1"
+    (failed,) = (case for case in suite if case.find("failure") is not None)
+    assert (failed.get("classname"), failed.get("name")) == (f"tiny.{LABEL}", "r")
+    assert [case.get("name") for case in suite if case.find("system-out") is not None] == ["seconds"]
