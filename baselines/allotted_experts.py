@@ -1,4 +1,7 @@
-"""MoE-LoRA on every layer, with experts allotted by Fisher score: as many in all as M on each layer."""
+"""MoE-LoRA on every layer, with experts allotted by Fisher score: as many in all as M on each layer.
+
+A layer that is left with one expert has no router, so it trains that router's weights fewer than uniform experts do.
+"""
 
 import numpy as np
 
@@ -26,5 +29,6 @@ def allot(scores: np.ndarray, per_layer: int) -> np.ndarray:
     shares = spare * weights / weights.sum()
     experts = 1 + np.floor(shares).astype(int)
     missing = per_layer * len(scores) - experts.sum()
-    experts[np.argsort(-(shares - np.floor(shares)), kind="stable")[:missing]] += 1
+    remainders = np.round(shares - np.floor(shares), 9)  # equal ones differ in their last bits
+    experts[np.argsort(-remainders, kind="stable")[:missing]] += 1
     return experts

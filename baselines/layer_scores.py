@@ -2,12 +2,19 @@
 
 from typing import Literal
 
+import numpy as np
+
 from baselines._sample import SampleOptions
 from baselines._stages import layer_gradients, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe import fisher_ablations, importance
 
-Name = Literal["fisher", "taylor", "gradient_norm", "weight_magnitude", "true_fisher", "parameter_diagonal"]
+Name = Literal[
+    "fisher", "taylor", "gradient_norm", "weight_magnitude", "true_fisher", "parameter_diagonal", "adapter_fisher"
+]
+
+ADAPTER_ENTRIES = 8
+"""Of each module's B, for the full Fisher over parameters: 768 of them for 32 layers of three modules."""
 
 
 class Options(SampleOptions):
@@ -32,4 +39,8 @@ def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
         scorer = fisher_ablations.true_fisher_gradients
         G = inputs.measure(scorer, on="task", pilot=pilot, sample=sample, seed=inputs.seed)["G"]
         return importance.fisher_diagonal(G).tolist()
+    if name == "adapter_fisher":
+        scorer = fisher_ablations.adapter_fisher
+        F = inputs.measure(scorer, on="task", pilot=pilot, sample=sample, entries=ADAPTER_ENTRIES)["F"]
+        return np.atleast_2d(F).diagonal().tolist()  # one number a parameter; a dry run's F is a vector
     return inputs.measure(fisher_ablations.parameter_diagonal, on="task", pilot=pilot, sample=sample)["D"].tolist()

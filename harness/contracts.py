@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -135,7 +136,6 @@ class MethodInputs(Protocol):
         **parameters: Any,
     ) -> Arrays:
         """Run `scorer(model, batches, **parameters)` over calibration batches, of plain text, or over none.
-
         With `pilot`, on the base model with that adapter, trained on the pilot rows; else on the base model.
         Pilot and calibration rows of the task come from `sample`; the parameters are JSON-able.
         A dry run of `floe-bench plan` has no weights: where the arrays are not on disk yet, each is ones(L).
@@ -227,12 +227,14 @@ class Cell(Data):
     method: str
     mix: str
     seed: int
-    varied: tuple[tuple[str, str | int | float], ...] = ()
+    varied: tuple[tuple[str, bool | int | float | str], ...] = ()
 
     @property
     def label(self) -> str:
-        settings = "".join(f" / {key}={value}" for key, value in self.varied)
-        return f"{self.mix} / {self.method} / seed {self.seed}{settings}"
+        settings = [f"{key}={value}" for key, value in self.varied]
+        if len(settings) > 4:
+            settings = [f"{len(settings)} settings {crc32(repr(self.varied).encode()):08x}"]
+        return " / ".join([self.mix, self.method, f"seed {self.seed}", *settings])
 
 
 class Cost(Data):
@@ -309,9 +311,7 @@ class Results(Protocol):
         ...
 
     @property
-    def cells(self) -> Sequence[Cell]:
-        """What the experiment asks for."""
-        ...
+    def cells(self) -> Sequence[Cell]: ...
 
     @property
     def records(self) -> Sequence[Record]:

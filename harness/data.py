@@ -62,9 +62,9 @@ def _is_validation(text: str, fraction: float) -> bool:
 
 def split_settings(settings: Settings) -> dict[str, Any]:
     """The settings that decide which rows a mix has and on which side each lies."""
-    from_rows = {"pilot_fraction", "calibration_rows", "max_length"}
-    values = settings.data.model_dump(exclude=from_rows)
-    return values | ({"model": settings.model.model_dump()} if settings.data.source == "teacher" else {})
+    if settings.data.source == "teacher":  # it samples rows from the model, as training will see them
+        return settings.model_dump(include={"data", "model", "adapter"})
+    return settings.data.model_dump(exclude={"pilot_fraction", "calibration_rows", "max_length"})
 
 
 def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:

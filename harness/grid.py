@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from harness.contracts import Cell, Record
 from harness.files import digest
-from harness.inputs import probe_rows
 from harness.planning import dry_plan
 from harness.progress import Progress
 from harness.registry import find
@@ -35,9 +34,7 @@ def check_cells(bench: Workbench, cells: Sequence[Cell]) -> None:
             find("evaluation", name).load().items(Evaluating(bench.of(varied), None))
     for cell in {(cell.method, cell.mix, cell.varied): cell for cell in cells}.values():
         bench.of(cell).mix(cell.mix)
-        asked, _, _ = dry_plan(bench.of(cell), cell)
-        if asked.asked["probe"]:
-            probe_rows(bench.of(cell), cell)
+        dry_plan(bench.of(cell), cell)
 
 
 def run_grid(bench: Workbench, cells: Sequence[Cell], progress: Progress) -> Outcome:
@@ -79,7 +76,7 @@ def _row(record: Record, number: int, total: int) -> str:
         return f"{head} FAILED: {reason}"
     parts = []
     primary = record.settings.eval.primary
-    if "acc" in record.scores[primary].metrics:
+    if primary in record.scores and "acc" in record.scores[primary].metrics:
         parts.append(f"accuracy {record.scores[primary].metrics['acc']:.1%}")
     nll = record.scores["validation_nll"].metrics if "validation_nll" in record.scores else {}
     if f"nll_{record.cell.mix}" in nll:

@@ -43,7 +43,7 @@ def locate(settings: ModelSettings) -> ModelRef:
     if settings.path is not None:
         return _in_folder(Path(settings.path))
     if settings.source == "random":
-        return ModelRef(None, f"random:{digest(settings.config)}")
+        return ModelRef(None, f"random:{digest([settings.config, settings.seed])}")
     if settings.source == "packaged":
         return ModelRef(None, f"gguf:{remembered_digest(_packaged_file(settings))}")
     return _from_hub(settings)
@@ -163,7 +163,7 @@ def _random_model(settings: ModelSettings) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(settings.seed)
         return AutoModelForCausalLM.from_config(architecture(settings), dtype=getattr(torch, settings.dtype))
 
 

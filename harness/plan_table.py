@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from harness.contracts import Cell
 from harness.planning import FORMULAS, CellPlan
 from harness.report.format import percent
 from harness.settings import Settings
@@ -23,7 +24,7 @@ def to_text(settings: Settings, base_parameters: int, plans: Sequence[CellPlan])
     rows = [
         [
             plan.cell.mix,
-            plan.cell.method,
+            _method(plan.cell),
             plan.cell.seed,
             plan.status,
             plan.layers,
@@ -55,6 +56,11 @@ def to_text(settings: Settings, base_parameters: int, plans: Sequence[CellPlan])
             *(f"{name}: {formula}" for name, formula in FORMULAS.items()),
         ]
     )
+
+
+def _method(cell: Cell) -> str:
+    """The method, and the settings in which the cell differs from its profile."""
+    return " ".join([cell.method, *(f"{key}={value}" for key, value in cell.varied)])
 
 
 def _stages(plan: CellPlan) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,11 +47,16 @@ class _Ones(dict[str, np.ndarray]):
 
 
 class DryInputs:
-    """Answers a method from what is on disk, and counts what is not."""
+    """Answers a method from what is on disk, and counts what is not.
 
-    def __init__(self, bench: Workbench, cell: Cell):
+    end: of the range of parameters that another method's unfinished search leaves open, min or max.
+    Raises UsageError where the rows are at hand, but not as many as the method asks for.
+    """
+
+    def __init__(self, bench: Workbench, cell: Cell, end: Callable[[Iterable[int]], int] = min):
         self._bench = bench
         self._cell = cell
+        self._end = end
         self.settings = bench.settings
         self.seed = cell.seed
         self.n_layers = bench.n_layers
@@ -69,7 +75,7 @@ class DryInputs:
         **parameters: Any,
     ) -> Arrays:
         trained = self._pilot(pilot, sample) if pilot else None
-        rows = self._rows(lambda: asking.calibration_rows(self._bench, self._cell, on, sample))
+        rows = asking.calibration_rows(self._bench, self._cell, on, sample) if self._rows_at_hand else None
         stage = None
         if rows is not None and (pilot is None or trained is not None):
             pilot_identity = trained.identity if trained else None
@@ -79,7 +85,8 @@ class DryInputs:
             stage = self._bench.store.find("measure", identity) if identity else None
         limits = {"task": self.settings.data.calibration_rows, "pretrain": self.settings.data.pretrain_rows}
         tokens = self._tokens(rows, limits.get(on, 0))
-        name = f"{scorer.__module__}.{scorer.__qualname__} {on} {sample} {parameters}"
+        on_pilot = _config_name(pilot) if pilot else ""
+        name = f"{scorer.__module__}.{scorer.__qualname__} {on} {on_pilot} {sample} {parameters}"
         self._count("measure", name, stage, tokens, 6.0 * self._bench.base_parameters * tokens)
         if stage is None:
             return _Ones(self.n_layers)
@@ -88,7 +95,7 @@ class DryInputs:
     def probe(self, peft_config: PeftConfig) -> float:
         plan = AdapterPlan("adapter", peft_config)
         trainable = sum(self._bench.trainable(plan).values())
-        rows = self._rows(lambda: asking.probe_rows(self._bench, self._cell))
+        rows = asking.probe_rows(self._bench, self._cell) if self._rows_at_hand else None
         stage = None
         if rows is not None:
             train, judge = rows
@@ -105,22 +112,23 @@ class DryInputs:
         return sum(self._bench.trainable(AdapterPlan("adapter", peft_config)).values())
 
     def planned_trainable(self, method: str) -> int:
-        _, _, counts = dry_plan(self._bench, self._cell.model_copy(update={"method": method}))
-        return min(counts.values())
+        other, plan, counts = dry_plan(self._bench, self._cell.model_copy(update={"method": method}))
+        if other.done == other.asked:
+            return sum(self._bench.trainable(plan).values())
+        return self._end(counts.values())
 
     def workspace(self, purpose: str) -> Path | None:
         return None
 
     def training_tokens(self) -> int:
         """Tokens of the cell's own training, over all epochs."""
-        rows = self._rows(lambda: self._bench.mix(self._cell.mix).train)
-        return int(self._tokens(rows, self.settings.data.train_rows) * self.settings.train.epochs)
+        return int(self._tokens(self._training_rows(), self.settings.data.train_rows) * self.settings.train.epochs)
 
     def training_flops(self, plan: AdapterPlan, trainable: int) -> float:
         return self._training_flops(plan, trainable, self.training_tokens())
 
     def training_done(self, plan: AdapterPlan) -> bool:
-        rows = self._rows(lambda: self._bench.mix(self._cell.mix).train)
+        rows = self._training_rows()
         if rows is None:
             return False
         identity = self._identity(lambda: stages.training_identity(self._bench, rows, plan, self.seed))
@@ -131,12 +139,12 @@ class DryInputs:
     def _pilot(self, config: PeftConfig, sample: Sample) -> Stage | None:
         plan = AdapterPlan("adapter", config)
         trainable = sum(self._bench.trainable(plan).values())
-        rows = self._rows(lambda: asking.pilot_rows(self._bench, self._cell, sample))
+        rows = asking.pilot_rows(self._bench, self._cell, sample) if self._rows_at_hand else None
         stage = None
         if rows is not None:
             identity = self._identity(lambda: stages.training_identity(self._bench, rows, plan, self.seed))
             stage = self._bench.store.find("training", identity) if identity else None
-        share = self.settings.data.pilot_fraction
+        share = self.settings.data.pilot_fraction / sample.part[1]
         tokens = int(self._tokens(rows, None) * (1 if rows is not None else share) * self.settings.train.epochs)
         self._count(
             "pilot", f"{_config_name(config)} {sample}", stage, tokens, self._training_flops(plan, trainable, tokens)
@@ -161,12 +169,18 @@ class DryInputs:
         self.tokens += tokens
         self.flops += flops
 
-    def _rows(self, read: Any) -> Any:
-        """The rows, or None where the data is not at hand."""
+    def _training_rows(self) -> list[Row] | None:
+        return self._bench.mix(self._cell.mix).train if self._rows_at_hand else None
+
+    @cached_property
+    def _rows_at_hand(self) -> bool:
+        """Whether the data can be read without the network."""
+        if self.settings.data.source == "hub" and not self._bench.has_read(self._cell.mix):
+            return False
         try:
-            return read() if self._bench.settings.data.source != "hub" else None
+            return bool(self._bench.mix(self._cell.mix) and self._bench.text)
         except UsageError:
-            return None
+            return False
 
     def _identity(self, build: Any) -> dict[str, Any] | None:
         """The stage's identity, or None where the weights are not at hand to identify."""
@@ -213,12 +227,16 @@ class CellPlan:
 def dry_plan(bench: Workbench, cell: Cell) -> tuple[DryInputs, AdapterPlan, dict[int | None, int]]:
     """What was asked for, the plan, and the exact trainable parameters at each end of its ranks.
 
-    Raises UsageError where the adapter does not fit the model at any of them.
+    Raises UsageError where the adapter does not fit the model at any of them, or for too few rows.
     """
     method = parse_method(cell.method)
+    module = method.plugin.load()
     inputs = DryInputs(bench, cell)
-    plan = method.plugin.load().plan(inputs, method.options)
+    plan = module.plan(inputs, method.options)
     ranks = plan.rank_range or (getattr(plan.peft_config, "r", None),)
+    if method.options.methods():
+        other_end = module.plan(DryInputs(bench, cell, end=max), method.options)
+        ranks += (getattr(other_end.peft_config, "r", None),)
     return inputs, plan, {r: sum(bench.trainable(_at_rank(plan, r)).values()) for r in ranks}
 
 

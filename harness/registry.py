@@ -54,14 +54,8 @@ class Plugin:
 
     @property
     def options(self) -> dict[str, str]:
-        """Option name -> type and default, as written in the plugin's class `Options`."""
-        return {
-            node.target.id: f"{ast.unparse(node.annotation)} = {_default_text(node.value)}"
-            for cls in self._tree.body
-            if isinstance(cls, ast.ClassDef) and cls.name == "Options"
-            for node in cls.body
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-        }
+        """Option name -> type and default, as written in the plugin's class `Options` and in those it extends."""
+        return _fields_written(self._tree, "Options")
 
     @property
     def _tree(self) -> ast.Module:
@@ -70,6 +64,32 @@ class Plugin:
     def load(self) -> ModuleType:
         """Import the plugin."""
         return importlib.import_module(self.module)
+
+
+def _fields_written(tree: ast.Module, name: str) -> dict[str, str]:
+    """Field -> type and default of a class, after those of the classes of ours that it extends by name."""
+    found: dict[str, str] = {}
+    for cls in tree.body:
+        if not isinstance(cls, ast.ClassDef) or cls.name != name:
+            continue
+        for base in cls.bases:
+            if isinstance(base, ast.Name) and (file := _origin(tree, base.id)):
+                found |= _fields_written(ast.parse(file.read_text(encoding="utf-8")), base.id)
+        found |= {
+            node.target.id: f"{ast.unparse(node.annotation)} = {_default_text(node.value)}"
+            for node in cls.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+    return found
+
+
+def _origin(tree: ast.Module, name: str) -> Path | None:
+    """The file of ours that a module imports the name from."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
+            file = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
+            return file if file.is_file() else None
+    return None
 
 
 def _default_text(value: ast.expr | None) -> str:

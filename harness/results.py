@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import profiles
 from harness.contracts import Arrays, Cell, Record, Stage
-from harness.errors import UsageError
+from harness.errors import UsageError, unknown
 from harness.identity import result_settings
 from harness.settings import Settings
 from harness.store import Store, read_arrays, read_items
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OF_ALL = ("engine", "versions")
-OF_ONE_SETTING = ("model", "text", "items", "evaluations")
-"""What cells of one table must share: always, and where they vary the same settings."""
+OF_ONE_WORLD = ("model", "text", "items", "evaluations")
+"""What cells of one table must share: always, and where they vary none of the settings that it follows from."""
+WORLD = ("model", "data", "eval")
+"""Sections of those settings."""
 
 
 class StoredResults:
@@ -49,7 +51,7 @@ class StoredResults:
             for stage in self.stages(record)
             if stage.kind == "measure"
             and stage.identity["scorer"].rpartition(".")[2] == scorer
-            and parameters.items() <= stage.identity["parameters"].items()
+            and parameters.items() <= stage.identity.get("parameters", {}).items()
         ]
         if len(found) > 1:
             raise ValueError(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
@@ -58,6 +60,8 @@ class StoredResults:
         return read_arrays(self._file(f"measure-{found[0].key}", "arrays.safetensors"))
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
+        if evaluation not in record.scores:
+            raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
         return read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))
 
     def _stage(self, name: str) -> Stage:
@@ -101,17 +105,24 @@ def matching(
 
 def _of_newest(records: Sequence[Record]) -> list[Record]:
     """Those that share what one table's cells must share with the newest."""
-    newest: dict[tuple[Any, ...], Record] = {}
-    last: Record | None = None
+    of_all: dict[str, Any] = {}
+    of_world: dict[Any, dict[str, Any]] = {}
+    rows: dict[Any, Any] = {}
     for record in sorted(records, key=lambda record: record.provenance["time"]):
-        newest[record.cell.varied] = last = record
+        of_all = _part(record, OF_ALL)
+        of_world[_world(record)] = _part(record, OF_ONE_WORLD)
+        rows[record.cell.mix, _world(record)] = record.data.get("digest")
     return [
         record
         for record in records
-        if last is not None
-        and _part(record, OF_ALL) == _part(last, OF_ALL)
-        and _part(record, OF_ONE_SETTING) == _part(newest[record.cell.varied], OF_ONE_SETTING)
+        if _part(record, OF_ALL) == of_all
+        and _part(record, OF_ONE_WORLD) == of_world[_world(record)]
+        and record.data.get("digest") == rows[record.cell.mix, _world(record)]
     ]
+
+
+def _world(record: Record) -> tuple[Any, ...]:
+    return tuple(setting for setting in record.cell.varied if setting[0].partition(".")[0] in WORLD)
 
 
 def _part(record: Record, keys: Sequence[str]) -> dict[str, Any]:

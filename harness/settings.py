@@ -12,13 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 def _split_commas(value: Any) -> Any:
-    """`--set key=a,b` arrives as one string."""
-    return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+    """`--set key=a,b` arrives as one string, `--set key=2` as a number."""
+    if isinstance(value, str):
+        return tuple(part for part in value.split(",") if part)
+    return (value,) if isinstance(value, int | float) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -38,6 +41,7 @@ class ModelSettings(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     prompt_format: Literal["auto", "chat", "alpaca"] = "auto"
     config: dict[str, Any] = Field(default_factory=dict, description="architecture, as in config.json")
+    seed: int = Field(0, ge=0, description="of the weights, where the source is 'random'")
 
 
 class TeacherSettings(Section):
@@ -148,6 +152,7 @@ class StudySettings(Section):
     reference: str | None = Field(None, description="method that the others are compared with; None: the last one")
     confidence: float = Field(0.95, gt=0, lt=1, description="of every interval")
     pilot_fractions: Shares = (0.3, 0.5, 1.0)
+    pilot_epochs: Lengths = (0.5, 1.0, 2.0)
     disjoint_parts: int = Field(2, ge=2, description="disjoint subsets of the training rows")
     sample_sizes: Counts = (8, 16, 32, 64, 128, 256)
     block_sizes: Counts = (2, 4)
@@ -158,9 +163,9 @@ class StudySettings(Section):
     drift_shares: Shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     repeated_searches: int = Field(50, ge=1, description="rank searches simulated on a stored curve")
     depths: Counts = (4, 8, 16, 32)
-    planted_counts: Counts = (1, 2, 3)
+    planted_counts: Counts = (2, 1, 3)
     planted_noises: Shares = (0.0, 0.25, 0.5)
-    planted_samples: Counts = (16, 64, 128)
+    planted_samples: Counts = (128, 32, 8)
     planted_seeds: int = Field(10, ge=1)
 
 

@@ -1,4 +1,4 @@
-"""Layer importance: the scores that layer selection works on, and the Fisher matrices that come from them.
+"""Layer importance: the scores that layer selection works on; `fisher` makes Fisher matrices of them.
 
 A scorer is `fn(model, batches) -> {name: array}`. `batches` is a sequence of mappings with CPU tensors
 `input_ids`, `attention_mask` and `labels`, each (B, T), padded on the right; a label of -100 carries no loss.
@@ -14,12 +14,13 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.floe.decoder import base_weights, decoder_layers
+from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, layer_gradients  # noqa: F401
 from harness.floe.tuner import layer_masks
 
 Batch = Mapping[str, Tensor]
@@ -126,49 +127,6 @@ def weight_magnitude(model: nn.Module, batches: Sequence[Batch]) -> Scores:
         return total / sum(weight.numel() for weight in weights)
 
     return {"magnitude": np.array([mean_magnitude(base_weights(layer)) for layer in decoder_layers(model)])}
-
-
-def layer_gradients(G_modules: ArrayLike) -> NDArray[np.float64]:
-    """G (N, L): each layer's mask gradient, from G_modules (N, L, J) of its modules, or (L, J) for N = 1.
-
-    A layer's mask multiplies the updates of all its modules, so its derivative is the sum of theirs.
-    """
-    G = np.asarray(G_modules, dtype=np.float64)
-    if G.ndim not in (2, 3):
-        raise ValueError(f"G_modules has shape {G.shape}; expected (N, L, J) or (L, J).")
-    return np.atleast_2d(G.sum(axis=-1))
-
-
-def fisher_matrix(G: ArrayLike) -> NDArray[np.float64]:
-    """The empirical Fisher I (L, L) = (1/N) Σ_n g_n g_nᵀ from mask gradients G (N, L), or (L,) for N = 1."""
-    G = _samples_by_layers(G)
-    return G.T @ G / len(G)
-
-
-def fisher_diagonal(G: ArrayLike) -> NDArray[np.float64]:
-    """The diagonal (L,) of `fisher_matrix`, I_kk = (1/N) Σ_n g_nk²: FLoE's layer score (arXiv 2506.00495)."""
-    return np.square(_samples_by_layers(G)).mean(axis=0)
-
-
-def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741
-    """The Fisher I (L, L) with only its diagonal blocks of `b` adjacent layers kept, zero elsewhere.
-
-    Blocks start at layers 0, b, 2b, …; the last is smaller where b does not divide L. b = 1 is the diagonal.
-    """
-    fisher = np.asarray(I, dtype=np.float64)
-    if fisher.ndim != 2 or fisher.shape[0] != fisher.shape[1]:
-        raise ValueError(f"The Fisher matrix has shape {fisher.shape}; expected (L, L).")
-    if b < 1:
-        raise ValueError(f"Block size b is {b}; expected at least 1 layer.")
-    block = np.arange(len(fisher)) // b
-    return np.where(block[:, None] == block, fisher, 0.0)
-
-
-def _samples_by_layers(G: ArrayLike) -> NDArray[np.float64]:
-    G = np.atleast_2d(np.asarray(G, dtype=np.float64))
-    if G.ndim != 2 or G.size == 0:
-        raise ValueError(f"G has shape {G.shape}; expected (N, L) or (L,), with at least one sample and one layer.")
-    return G
 
 
 def predicts_label(batch: Batch) -> Tensor:

@@ -158,8 +158,9 @@ def compare_right(
 
     p is McNemar's exact p (statsmodels) where each item is its own cluster, else that of sign flips over
     clusters (scipy.stats.permutation_test), or of the paired t-test where 200 clusters or more differ. McNemar
-    takes items for independent: where the true difference varies between 57 subjects of 250 items with sd 0.05, it rejected a
-    true null in 36 % of cases at a nominal 5 %, sign flips in 4.8 %. Sign flips of single items are McNemar's test.
+    takes items for independent: where the true difference varies between 57 subjects of 250 items with sd 0.05,
+    it rejected a true null in 36 % of cases at a nominal 5 %, sign flips in 4.8 %. Sign flips of single items are
+    McNemar's test.
 
     Args:
         a, b: (n,) booleans. clusters: (n,) labels, or None.
@@ -198,9 +199,10 @@ def compare_means(
     """Compare paired real values (per-row NLL, nats) on the same items: the mean of a - b.
 
     p is that of sign flips over clusters (scipy.stats.permutation_test), exact where a and b are exchangeable
-    under the null hypothesis; where 200 clusters or more differ, that of the paired t-test. Measured false positives at a
-    nominal 5 %: 4 to 5 % for symmetric differences; for skewed ones of mean 0 (exponential), n = 8, 12, 30, 100:
-    9, 9, 7.5 and 6 % (the t-test: 11, 10, 7.5 and 6 %). Fewer than 6 clusters with a difference cannot reach 5 %.
+    under the null hypothesis; where 200 clusters or more differ, that of the paired t-test. Measured false
+    positives at a nominal 5 %: 4 to 5 % for symmetric differences; for skewed ones of mean 0 (exponential), n = 8,
+    12, 30, 100: 9, 9, 7.5 and 6 % (the t-test: 11, 10, 7.5 and 6 %). Fewer than 6 clusters with a difference cannot
+    reach 5 %.
 
     Raises:
         ValueError: as `mean_interval`; a and b differ in length.

@@ -2,9 +2,13 @@
 
 import pytest
 
+from baselines._stages import moe_lora
 from harness import profiles
 from harness.contracts import Cell
-from harness.planning import plan_cell
+from harness.errors import UsageError
+from harness.floe.importance import fisher_gradients
+from harness.planning import DryInputs, dry_plan, plan_cell
+from harness.sources import open_source
 from harness.store import Store
 from harness.workbench import Workbench
 
@@ -65,3 +69,64 @@ def test_planning_needs_no_data_and_writes_nothing(tmp_path):
     assert plan.status == "unknown"
     assert plan.training_tokens == int(15_011 * 0.8) * 190
     assert not list(tmp_path.iterdir())
+
+
+def asked(tmp_path, method: str, **overrides):
+    _, plan = planned(tmp_path, method, **overrides)
+    return plan.stages_asked
+
+
+def test_every_sample_and_every_parameter_has_measures_of_its_own(tmp_path):
+    everything = "fisher+true_fisher+parameter_diagonal+gradient_norm+taylor"
+    assert asked(tmp_path, f"layer_scores:scores={everything}") == {"pilot": 1, "measure": 5}
+    assert asked(tmp_path, "floe_layers:fisher=true:part=1:parts=2") == {"pilot": 1, "measure": 3, "training": 1}
+
+
+def test_measures_under_pilots_of_different_shapes_are_told_apart(tmp_path):
+    bench, _ = planned(tmp_path, "base")
+    inputs = DryInputs(bench, Cell(method="base", mix="dolly", seed=0))
+    for r in (2, 3, 2):
+        inputs.measure(fisher_gradients, on="task", pilot=moe_lora(inputs, r=r))
+    assert inputs.asked == {"pilot": 2, "measure": 2}
+
+
+def test_the_pilot_of_a_part_costs_its_part(tmp_path):
+    """Half of the rows in memory, and half of the published number where nothing is read."""
+    hub = {"data.source": "hub", "data.train_rows": None, "data.calibration_rows": 1, "data.pretrain_rows": 1}
+    whole, half = (
+        planned(tmp_path, f"layer_scores:scores=fisher{part}", **hub)[1].planning_tokens for part in ("", ":parts=2")
+    )
+    assert half == pytest.approx(whole / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("floe_layers:parts=17", {}, "too few for 17 disjoint parts"),
+        ("floe_layers:on=mixed:drift_to=code:drift=1", {"data.train_rows": None}, "but the sample wants"),
+        ("floe", {"search.probe_rows": 1000}, "search.probe_rows"),
+        ("lora:match=floe", {"search.probe_rows": 1000}, "search.probe_rows"),
+    ],
+)
+def test_too_few_rows_are_known_before_anything_is_spent(method, overrides, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        planned(tmp_path, method, **overrides)
+
+
+def test_rows_of_the_hub_are_counted_once_they_are_read(tmp_path):
+    """A plan reads nothing from the hub; a run has read all that it needs, and checks it as it does a folder's."""
+    settings = profiles.load("tiny", {"data.source": "hub"})
+    bench = Workbench(settings, Store(tmp_path, "tiny"), progress=lambda text: None)
+    cell = Cell(method="floe_layers:parts=17", mix="dolly", seed=0)
+    dry_plan(bench, cell)
+    bench.source = open_source(profiles.load("tiny").data)
+    assert (len(bench.mix("dolly").train), len(bench.text[0])) == (16, 4)
+    with pytest.raises(UsageError, match="too few for 17 disjoint parts"):
+        dry_plan(bench, cell)
+
+
+def test_a_search_at_every_rank_has_a_probe_for_each(tmp_path):
+    ranks = {"search.r_min": 2, "search.r_max": 8}
+    assert asked(tmp_path, "grid_rank:step=1", **ranks)["probe"] == 7
+    _, by_three = planned(tmp_path, "grid_rank:step=3", **ranks)
+    assert by_three.stages_asked["probe"] == 3 and by_three.ranks == (2, 8)

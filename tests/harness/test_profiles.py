@@ -7,7 +7,7 @@ import pytest
 
 from harness import profiles
 from harness.errors import UsageError
-from harness.profiles import load, parse_assignments
+from harness.profiles import load, parse_assignments, vary
 
 FOLDER = Path(__file__).parents[2] / "harness" / "profiles"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -200,3 +200,41 @@ def test_the_edges_of_the_ranges_are_allowed(assignment):
     section, _, key = assignment.partition("=")[0].partition(".")
     found = getattr(getattr(set_(assignment), section), key)
     assert found == pytest.approx(float(assignment.partition("=")[2]))
+
+
+# --- settings varied after loading ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"selection.layer_fraction": 0.75},
+        {"adapter.num_experts": 8, "train.epochs": 2},
+        {"eval.evals": "validation_nll,router", "eval.primary": "validation_nll"},
+        {"model.config.num_hidden_layers": 8, "model.source": "random"},
+        {"data.teacher.noise": 0.5, "data.source": "teacher"},
+    ],
+)
+@pytest.mark.parametrize("name", ["tiny", "llama2-7b"])
+def test_varied_settings_are_those_of_a_profile_loaded_with_them(name, overrides):
+    settings = load(name)
+    before = settings.model_dump_json()
+    assert vary(settings, overrides) == load(name, overrides)
+    assert settings.model_dump_json() == before
+
+
+def test_varying_nothing_changes_nothing():
+    assert vary(load("tiny"), {}) == load("tiny")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"selection.layer_fractoin": 0.5}, "did you mean selection.layer_fraction"),
+        ({"selection.layer_fraction": 2}, "selection.layer_fraction = 2"),
+        ({"train.batch_size": 3}, "does not divide"),
+    ],
+)
+def test_settings_that_cannot_be_varied_so_are_refused(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        vary(load("tiny"), overrides)

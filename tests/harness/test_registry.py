@@ -273,3 +273,34 @@ def test_a_method_without_options_takes_none(root, monkeypatch):
     assert parse_method("plain").name == "plain"
     with pytest.raises(UsageError, match="unknown option of method 'plain': 'r': valid: none"):
         parse_method("plain:r=1")
+
+
+# --- what options draw in ---------------------------------------------------------------------------
+
+
+def test_options_of_classes_that_the_plugins_own_extends_are_listed():
+    """As the class itself has them, in its order."""
+    for plugin in plugins("method").values():
+        options = getattr(plugin.load(), "Options", None)
+        assert list(plugin.options) == (list(options.model_fields) if options else []), plugin.id
+    assert find("method", "lora").options["match"] == "str | None = None"
+    assert find("method", "layer_scores").options["parts"] == "int = 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("floe_layers:on=cod", r"unknown mix 'cod': did you mean code\?"),
+        ("layer_scores:drift_to=medicine:drift=0.5", r"unknown mix 'medicine': did you mean medical"),
+        ("hydralora:match=lorra", r"unknown method 'lorra': did you mean lora"),
+        ("topk_layers:match=topk_layers", r"'topk_layers:match=topk_layers' depends on 'topk_layers', on itself"),
+    ],
+)
+def test_what_options_draw_in_must_exist(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_method(text)
+
+
+def test_a_matched_method_has_one_canonical_name():
+    assert parse_method("random_layers:draw=3:match=floe").name == parse_method("random_layers:match=floe:draw=3").name
+    assert parse_method("floe_layers:parts=1:drift=0.0").name == "floe_layers"

@@ -20,7 +20,7 @@ SETTINGS = profiles.load(
 )
 PROVENANCE = {
     "versions": {"torch": "2.13.0", "peft": "0.21.2"},
-    "hardware": {"machine": "x86_64", "system": "Linux", "processor": "P", "cores": 2, "threads": 1, "accelerator": None},
+    "hardware": dict.fromkeys(("machine", "system", "processor", "cores", "threads"), "same") | {"accelerator": None},
     "git": {"commit": "c0ffee", "dirty": False},
     "time": "2026-01-01T00:00:00+00:00",
 }  # fmt: skip
@@ -95,12 +95,12 @@ def gradients(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(64, L)) * 0.5 ** np.arange(L)
 
 
-def router(gates: dict[tuple[int, str], list[float]]) -> pd.DataFrame:
-    """One line per (layer, module) and expert, as the evaluation `router` keeps them."""
+def router(gates: dict[str, list[float]]) -> pd.DataFrame:
+    """One line per module and expert, as the evaluation `router` keeps them."""
     return pd.DataFrame(
         [
-            {"module": module, "layer": layer, "expert": expert, "mean_gate": gate, "entropy": 1.0}
-            for (layer, module), mean_gates in gates.items()
+            {"module": module, "expert": expert, "mean_gate": gate, "entropy": 1.0}
+            for module, mean_gates in gates.items()
             for expert, gate in enumerate(mean_gates)
         ]
     )
@@ -137,7 +137,9 @@ def add(run: Run, cell: Cell, accuracy: float = 0.5, nll: float = 2.0, layers: i
     run.records.append(record(cell, accuracy, nll, layers, **changes))
     run.tables[cell.label, "mmlu_0shot"] = answers(accuracy)
     run.tables[cell.label, "validation_nll"] = rows_nll(nll)
-    run.tables[cell.label, "router"] = router({(0, "up_proj"): [0.4, 0.3, 0.3], (1, "up_proj"): [0.3, 0.4, 0.3]})
+    run.tables[cell.label, "router"] = router(
+        {"layers.0.up_proj": [0.4, 0.3, 0.3], "layers.1.up_proj": [0.3, 0.4, 0.3]}
+    )
     if cell.method in ("floe", "other_search"):
         run.G[cell.label] = gradients(cell.seed)
         run.used[cell.label] = [

@@ -1,5 +1,6 @@
 """Performance cliff: planted in the items along the layer counts."""
 
+import pandas as pd
 import pytest
 
 from harness.contracts import Cell
@@ -61,5 +62,5 @@ def test_only_the_mixs_own_rows_count():
     run = curve()
     for i, record in enumerate(run.records):
         other = rows_nll(3.0 if i == 0 else 2.0).assign(mix="code")
-        run.tables[record.cell.label, "validation_nll"] = other._append(rows_nll(2.0))
+        run.tables[record.cell.label, "validation_nll"] = pd.concat([other, rows_nll(2.0)])
     assert fired(cliff, run) == []

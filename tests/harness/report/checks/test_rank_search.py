@@ -28,6 +28,8 @@ def test_fires_where_the_best_rank_came_up_last(run):
     ranks = [16, 2, 12, 4, 10, 9, 11, 13, 14, 7]
     (message,) = searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks])
     assert "trial 10 of 10, with 10 of 15 ranks tried" in message
+    ranks = [16, 2, 12, 4, 10, 9, 11, 13, 7, 14]
+    assert len(searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks])) == 1
     ranks = [16, 2, 12, 4, 10, 9, 7, 13, 14, 7]  # known since trial 7
     assert searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks]) == []
 
@@ -37,8 +39,10 @@ def test_a_search_of_every_rank_and_an_exhaustive_one_have_converged(run):
         assert searched(run, ranks, [2 + 0.01 * (r - ranks[-1]) ** 2 for r in ranks]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [range(2, 17), range(2, 17, 2), (2, 3, 7, 8, 12, 16)])
 def test_noise_is_flat_as_often_as_the_confidence_says_and_a_clear_optimum_never(ranks, run):
+    run.records = [run.record(LABEL)]
     draw = np.random.default_rng(0)
     optimum = 3 + 0.002 * (np.array(ranks) - 8.0) ** 2
     flat = [searched(run, ranks, draw.normal(3, 0.01, len(ranks))) for _ in range(200)]
@@ -55,3 +59,9 @@ def test_the_noise_is_measured_whatever_the_spacing_and_slope():
 
 def test_few_ranks_are_not_called_flat(run):
     assert searched(run, [2, 9, 5, 9], [2.0, 1.9, 1.8, 1.9]) == []
+
+
+def test_equal_values_are_flat_and_a_straight_line_is_not(run):
+    (message,) = searched(run, range(2, 11), [2.0] * 9)
+    assert "flat" in message
+    assert searched(run, range(2, 11), [2.0 - 0.125 * i for i in range(9)]) == []

@@ -1,0 +1,262 @@
+"""How each verdict is reached: one function per rule of the ledger, `rule(evidence, claim) -> Verdict`.
+
+An interval decides, not a point: reproduced where the whole interval allows it, not reproduced where none of it
+does, underpowered where it says neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from harness.claims import Claim, Evidence, Verdict
+from harness.contracts import Record, Results
+from harness.report import pairing
+from harness.report.statistics import compare_over_seeds, holm, wilson
+
+
+def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
+    """Accuracy of FLoE as a share of full fine-tuning's, against `figure` less `tolerance`, on `mix`."""
+    return _relative(evidence.results, claim, ["full"], offset=0.0)
+
+
+def gain_over_full_layer(evidence: Evidence, claim: Claim) -> Verdict:
+    """FLoE's relative gain in accuracy over the better of the full-layer adapters, against `figure`, on `mix`."""
+    return _relative(evidence.results, claim, ["lora", "hydralora"], offset=1.0)
+
+
+def lower_nll_at_equal_parameters(evidence: Evidence, claim: Claim) -> Verdict:
+    """MoE-LoRA's NLL less LoRA's at equal trainable parameters, mix by mix, Holm over them; `margin` in nats."""
+    results = evidence.results
+    pairs = {
+        mix: pairs
+        for mix in results.settings.mixes
+        if (pairs := _pairs(results, mix, "hydralora:match=floe", "lora:match=floe"))
+    }
+    found = {mix: pairing.nll_difference(results, results, pair, _confidence(results)) for mix, pair in pairs.items()}
+    known = {mix: difference for mix, difference in found.items() if difference is not None}
+    if not known:
+        return Verdict("not run", "–", "no mix has both methods at FLoE's parameters")
+    adjusted = holm([difference.p for difference in known.values()])
+    alpha, margin = 1 - _confidence(results), claim.figures["margin"]
+    ours = "; ".join(f"{mix} {_nats(d.difference, d.low, d.high)}" for mix, d in known.items())
+    lower = [p is not None and p < alpha and d.difference < 0 for p, d in zip(adjusted, known.values(), strict=True)]
+    higher = [p is not None and p < alpha and d.difference > 0 for p, d in zip(adjusted, known.values(), strict=True)]
+    within = [max(abs(d.low), abs(d.high)) <= margin for d in known.values()]
+    if all(lower):
+        return Verdict("reproduced", ours, "NLL significantly lower than LoRA's on every mix")
+    if any(higher):
+        return Verdict("not reproduced", ours, "NLL significantly higher than LoRA's on a mix")
+    if all(within):
+        return Verdict("not reproduced", ours, f"the same NLL within {margin} nats")
+    return Verdict("underpowered", ours, "not significant on every mix, nor surely the same")
+
+
+def search_without_exhaustion(evidence: Evidence, claim: Claim) -> Verdict:
+    """TPE on the stored curves: finds the grid's best rank in `share_found` of the searches, and trains at most
+    `share_trained` of the ranks."""
+    rows, figures = evidence.rows("rank_search"), claim.figures
+    found, low, high = (fmean(row[name] for row in rows) for name in ("found", "found_low", "found_high"))
+    trained = fmean(row["unique_mean"] / row["ranks"] for row in rows)
+    ours = (
+        f"best rank in {found:.0%} [{low:.0%}, {high:.0%}] of {sum(row['searches'] for row in rows)} searches, "
+        f"{trained:.0%} of the ranks trained"
+    )
+    if trained > figures["share_trained"]:
+        return Verdict("not reproduced", ours, f"it trains more than {figures['share_trained']:.0%} of the grid")
+    if high < figures["share_found"]:
+        return Verdict("not reproduced", ours, f"it misses the best rank in over {1 - figures['share_found']:.0%}")
+    ps = [row["friedman_p"] for row in evidence.rows("rank_search_flatness")]
+    if low < figures["share_found"] or any(p is None or p >= 1 - evidence.confidence for p in ps):
+        return Verdict("underpowered", ours, "the curves do not tell their ranks from noise, or searches are too few")
+    return Verdict("reproduced", ours, "the best rank found without training the whole grid")
+
+
+def stable_rankings(evidence: Evidence, claim: Claim) -> Verdict:
+    """Spearman between pilot fractions at least `spearman`, and deep layers' ranks spread more than shallow ones'."""
+    own = [row for row in evidence.rows("ranking_stability") if row["differs"] == "pilot fraction"]
+    if not own:
+        return Verdict("not run", "–", "no two pilot fractions are finished on one mix and seed")
+    (row,) = own
+    depths = {d["verdict"] for d in evidence.rows("ranking_stability_depth") if d["spread_over"] == "conditions"}
+    ours = "; ".join(
+        [f"Spearman {row['spearman']:.2f}, at least {row['spearman_least']:.2f}, {row['pairs']} pairs", *sorted(depths)]
+    )
+    if row["spearman"] < claim.figures["spearman"]:
+        return Verdict("not reproduced", ours, f"mean Spearman below {claim.figures['spearman']}")
+    if "deep layers more stable" in depths:
+        return Verdict("not reproduced", ours, "stable, but deep layers are the more stable ones")
+    if depths == {"deep layers less stable"} and row["spearman_least"] >= claim.figures["spearman"]:
+        return Verdict("reproduced", ours, "stable, deep layers least")
+    return Verdict("underpowered", ours, "stable in the mean; that deep layers are least so is not seen on every mix")
+
+
+def linear_memory(evidence: Evidence, claim: Claim) -> Verdict:
+    """Peak memory against adapted layers: a rising line of at least `r_squared`, and no significant x² term."""
+    lines = [row for row in evidence.rows("layer_fraction_memory") if row["quantity"] == "peak_bytes"]
+    if not lines:
+        return Verdict("underpowered", "–", "too few trainings for a line")
+    ours = "; ".join(
+        f"{line['mix']} {line['slope'] / 1e6:.2f} MB [{line['low'] / 1e6:.2f}, {line['high'] / 1e6:.2f}] a layer, "
+        f"R² {line['r_squared']:.2f}, p of x² {pairing.p_text(line['quadratic_p'])}"
+        for line in lines
+    )
+    curved = [line["quadratic_p"] is not None and line["quadratic_p"] < 1 - evidence.confidence for line in lines]
+    if any(curved):
+        return Verdict("not reproduced", ours, "a curve fits significantly better than a line")
+    if all(line["low"] > 0 and line["r_squared"] >= claim.figures["r_squared"] for line in lines):
+        return Verdict("reproduced", ours, "a rising line, and no curve beside it")
+    return Verdict("underpowered", ours, "the measured peaks scatter too much about the line")
+
+
+def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:
+    """Block and full Fisher pick the diagonal's layers (mean Jaccard at least `jaccard`), and what is trained on
+    them differs by no more than `margin_nll` and `margin_accuracy`."""
+
+    def of_matrix(row: dict[str, Any]) -> bool:
+        return row["criterion"] == "full" or row["criterion"].startswith("blocks")
+
+    overlaps = [row["jaccard_diagonal"] for row in evidence.rows("fisher_blocks") if of_matrix(row)]
+    trained = [row for row in evidence.rows("fisher_blocks_training") if of_matrix(row)]
+    if not overlaps or not trained:
+        return Verdict("not run", "–", "no picks of block and full Fisher, or no training on them")
+    compared = [row for row in trained if row["is"] == "compared"]
+    ours = f"Jaccard {fmean(overlaps):.2f}, at least {min(overlaps):.2f}; {len(compared)} other picks trained"
+    if compared:
+        differences = [row["nll_difference"] for row in compared]
+        ours += f", NLL {min(differences):+.4f} to {max(differences):+.4f} nats"
+    if fmean(overlaps) < claim.figures["jaccard"]:
+        return Verdict("not reproduced", ours, f"mean Jaccard below {claim.figures['jaccard']}: other layers")
+    if any(_significant(row, name, evidence) for row in compared for name in ("nll", "accuracy")):
+        return Verdict("not reproduced", ours, "training on the other picks differs significantly")
+    if all(_within(row, name, claim.figures[f"margin_{name}"]) for row in compared for name in ("nll", "accuracy")):
+        return Verdict("reproduced", ours, "almost the same layers, and the same scores within the margins")
+    return Verdict("underpowered", ours, "almost the same layers; their scores' intervals are wider than the margins")
+
+
+def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
+    """NLL on the `special` mixes with layers picked on the `general` ones, less that with own picks: at most
+    `margin_nll`."""
+    figures = claim.figures
+    rows = [
+        row
+        for row in evidence.rows("cross_domain")
+        if row["mix"] in figures["special"] and row["layers_from"] in figures["general"]
+    ]
+    if not rows:
+        return Verdict("not run", "–", "no layers of a general mix were adapted on a special one")
+    compared = [row for row in rows if row["is"] == "compared" and row["nll_p"] is not None]
+    ours = "; ".join(
+        f"{row['layers_from']}→{row['mix']} "
+        + (_nats(row["nll_difference"], row["nll_low"], row["nll_high"]) if row in compared else row["is"])
+        for row in rows
+    )
+    if any(_significant(row, "nll", evidence) and row["nll_difference"] > 0 for row in compared):
+        return Verdict("not reproduced", ours, "significantly worse than own picks on a mix")
+    if all(row["nll_high"] <= figures["margin_nll"] for row in compared):
+        return Verdict("reproduced", ours, f"no worse than own picks by {figures['margin_nll']} nats")
+    return Verdict("underpowered", ours, "not significantly worse, nor surely as good")
+
+
+def cliff(evidence: Evidence, claim: Claim) -> Verdict:
+    """A significant step to fewer layers that costs at least `share` of the whole range of the NLL curve."""
+    steps = evidence.rows("layer_fraction_steps")
+    worse = [row for row in steps if _significant(row, "nll", evidence) and row["nll_difference"] > 0]
+    if not worse:
+        return Verdict("underpowered", f"{len(steps)} steps, none significant", "no step to fewer layers shows a loss")
+    step = max(worse, key=lambda row: row["nll_difference"] / row["nll_range"])
+    share = step["nll_difference"] / step["nll_range"]
+    ours = (
+        f"{step['mix']}, K {step['k_more']} → {step['k_fewer']}: "
+        f"{_nats(step['nll_difference'], step['nll_low'], step['nll_high'])}, {share:.0%} of the range"
+    )
+    if share >= claim.figures["share"]:
+        return Verdict("reproduced", ours, "one step costs most of what all steps cost")
+    return Verdict("not reproduced", ours, "a loss spread over several steps")
+
+
+# --- shared -----------------------------------------------------------------------------------------
+
+
+def _significant(row: dict[str, Any], name: str, evidence: Evidence) -> bool:
+    """Whether the row's difference is, after Holm over its table."""
+    return row[f"{name}_p"] is not None and row[f"{name}_p"] < 1 - evidence.confidence
+
+
+def _within(row: dict[str, Any], name: str, margin: float) -> bool:
+    """Whether the row's interval lies within ± margin; a quantity that was not measured does not count."""
+    return row[f"{name}_low"] is None or (row[f"{name}_low"] >= -margin and row[f"{name}_high"] <= margin)
+
+
+def _confidence(results: Results) -> float:
+    return results.settings.study.confidence
+
+
+def _pairs(results: Results, mix: str, method: str, other: str) -> list[tuple[Record, Record]]:
+    """Both methods' records on the mix, seed by seed."""
+    by_cell = {(r.cell.method, r.cell.seed): r for r in results.records if r.cell.mix == mix and not r.cell.varied}
+    return [
+        (record, by_cell[other, seed])
+        for (name, seed), record in sorted(by_cell.items())
+        if name == method and (other, seed) in by_cell
+    ]
+
+
+def _relative(results: Results, claim: Claim, rivals: Sequence[str], offset: float) -> Verdict:
+    """accuracy(FLoE) / accuracy(best rival) - offset, against the claim's figure.
+
+    The interval is that of the contrast hits(FLoE) - ratio x hits(rival), divided by the rival's accuracy: paired by
+    question and clustered by subject; the rival's own accuracy is taken as it was measured.
+    """
+    mix = claim.figures["mix"]
+    pairs = {rival: _pairs(results, mix, "floe", rival) for rival in rivals}
+    if not all(pairs.values()):
+        missing = [rival for rival, found in pairs.items() if not found]
+        return Verdict("not run", "–", f"FLoE and {', '.join(missing)} are not both finished on {mix}")
+    if any("acc" not in record.scores[record.settings.eval.primary].metrics for record, _ in pairs[rivals[0]]):
+        return Verdict("not run", "–", "the primary evaluation has no accuracy")
+    rival = max(rivals, key=lambda name: float(np.mean([_accuracy(other) for _, other in pairs[name]])))
+    first, second = ([_hits(results, records[side]) for records in pairs[rival]] for side in (0, 1))
+    mean = float(np.mean(second))
+    if not mean:
+        return Verdict("underpowered", "–", f"{rival} has no answer right")
+    ratio = float(np.mean(first)) / mean
+    subjects = results.items(pairs[rival][0][0], pairs[rival][0][0].settings.eval.primary)["subject"].tolist()
+    contrast = [a - ratio * b for a, b in zip(first, second, strict=True)]
+    found = compare_over_seeds(contrast, subjects, confidence=_confidence(results))
+    value, low, high = ratio - offset, ratio + found.low / mean - offset, ratio + found.high / mean - offset
+    ours = f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {rival}, {len(pairs[rival])} seeds"
+    if not all(_above_chance(record, _confidence(results)) for _, record in pairs[rival]):
+        return Verdict("underpowered", ours, f"{rival} itself is not above chance: a share of it means nothing")
+    return _against(ours, low, high, claim.figures["figure"], claim.figures["tolerance"])
+
+
+def _against(ours: str, low: float, high: float, figure: float, tolerance: float) -> Verdict:
+    """Whether the interval lies above the claim's figure less its tolerance, or below the figure."""
+    if low >= figure - tolerance:
+        return Verdict("reproduced", ours, f"the interval lies above {100 * (figure - tolerance):.1f} %")
+    if high < figure:
+        return Verdict("not reproduced", ours, f"the interval lies below {100 * figure:.1f} %")
+    return Verdict("underpowered", ours, f"the interval covers {100 * figure:.1f} % and less")
+
+
+def _accuracy(record: Record) -> float:
+    return record.scores[record.settings.eval.primary].metrics["acc"]
+
+
+def _hits(results: Results, record: Record) -> np.ndarray:
+    items = results.items(record, record.settings.eval.primary)
+    return (items["predicted"] == items["answer"]).to_numpy(dtype=float)
+
+
+def _above_chance(record: Record, confidence: float) -> bool:
+    score = record.scores[record.settings.eval.primary]
+    right = round(score.metrics["acc"] * score.n_items)
+    return score.chance is None or wilson(right, score.n_items, confidence).low > score.chance
+
+
+def _nats(value: float, low: float, high: float) -> str:
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}] nats"

@@ -1,0 +1,231 @@
+"""What each command of `floe-bench` does with its options; returns the exit code.
+
+Heavy libraries load inside the functions, so that help and listing answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from harness import profiles, registry
+from harness.contracts import Cell
+from harness.errors import UsageError
+from harness.settings import Settings
+
+OK, FAILED = 0, 1
+
+
+# --- the grid that the options name -----------------------------------------------------------------
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The profile with the command line over it, every name in it known."""
+    overrides: dict[str, Any] = {}
+    for key in ("methods", "mixes", "seeds"):
+        if getattr(options, key) is not None:
+            overrides[key] = getattr(options, key)
+    if options.data_dir is not None:
+        overrides |= {"data.source": "folder", "data.path": options.data_dir}
+    if options.model_path is not None:
+        overrides["model.path"] = options.model_path
+    overrides |= profiles.parse_assignments(options.set)
+    settings = profiles.load(options.profile, overrides)
+    if settings.data.source == "hub" and "data.source" not in overrides and os.environ.get("FLOE_DATA_DIR"):
+        overrides |= {"data.source": "folder", "data.path": os.environ["FLOE_DATA_DIR"]}
+        settings = profiles.load(options.profile, overrides)
+    return _checked(settings)
+
+
+def _checked(settings: Settings) -> Settings:
+    """Method names in canonical form. Raises UsageError for an unknown mix, evaluation, method or option."""
+    methods = tuple(dict.fromkeys(registry.parse_method(name).name for name in settings.methods))
+    for mix in (*settings.mixes, *settings.eval.nll_mixes):
+        registry.find("mix", mix)
+    for name in settings.eval.evals:
+        registry.find("evaluation", name)
+    if settings.eval.primary not in settings.eval.evals:
+        raise UsageError(
+            f"setting eval.primary = '{settings.eval.primary}' is not among eval.evals: "
+            + ", ".join(settings.eval.evals)
+        )
+    return settings.model_copy(update={"methods": methods})
+
+
+def _grid(options: argparse.Namespace) -> tuple[Settings, Any, list[Cell]]:
+    experiment = registry.find("experiment", options.experiment).load()
+    settings = _settings(options)
+    return settings, experiment, experiment.cells(settings)
+
+
+# --- commands ---------------------------------------------------------------------------------------
+
+
+def list_(options: argparse.Namespace) -> int:
+    """What there is: plugins with their options, and profiles."""
+    kinds: tuple[registry.Kind, ...] = ("method", "mix", "evaluation", "experiment")
+    listing: dict[str, list[dict[str, Any]]] = {
+        kind: [
+            {"id": p.id, "description": p.description, "options": p.options, "origin": p.origin}
+            for p in registry.plugins(kind).values()
+        ]
+        for kind in kinds
+    }
+    listing["profile"] = [
+        {
+            "id": name,
+            "description": profiles.load(name).description,
+            "options": {},
+            "origin": f"harness/profiles/{name}.toml",
+        }
+        for name in profiles.names()
+    ]
+    if options.json:
+        print(json.dumps(listing, indent=2))
+        return OK
+    for kind, entries in listing.items():
+        print("mixes" if kind == "mix" else f"{kind}s")
+        width = max(len(entry["id"]) for entry in entries)
+        for entry in entries:
+            print(f"  {entry['id']:{width}}  {entry['description']}  [{entry['origin']}]")
+            if entry["options"]:
+                text = ", ".join(f"{key}: {text}" for key, text in entry["options"].items())
+                print(f"  {'':{width}}  options: {text}")
+        print()
+    return OK
+
+
+def plan(options: argparse.Namespace) -> int:
+    """What a run would do and cost."""
+    settings, _, cells = _grid(options)
+    from harness.quiet import quiet_libraries
+
+    quiet_libraries()
+    from harness import plan_table
+    from harness.planning import plan_cell
+    from harness.store import Store
+    from harness.workbench import Workbench
+
+    bench = Workbench(settings, Store(options.results, options.profile), progress=lambda text: None)
+    planned = [plan_cell(bench.of(cell), cell) for cell in cells]
+    base = bench.base_parameters
+    print(plan_table.to_json(base, planned) if options.json else plan_table.to_text(settings, base, planned))
+    return OK
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what is not done, then write the tables; FAILED where a cell failed."""
+    settings, experiment, cells = _grid(options)
+    from harness.quiet import quiet_libraries
+    from harness.store import Store
+
+    store = Store(options.results, options.profile)
+    with store.exclusively():
+        quiet_libraries()
+        from harness.grid import run_grid
+        from harness.progress import Progress
+        from harness.workbench import Workbench
+
+        with Progress() as progress:
+            outcome = run_grid(Workbench(settings, store, progress.update), cells, progress)
+        _write_tables(experiment, store, settings, cells, outcome.keys)
+    print(f"{outcome.ran} cells run, {outcome.skipped} already done, {outcome.failed} failed", file=sys.stderr)
+    return FAILED if outcome.failed else OK
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the tables from the records alone."""
+    settings, experiment, cells = _grid(options)
+    from harness.store import Store
+
+    store = Store(options.results, options.profile)
+    store.ensure_writable()
+    _write_tables(experiment, store, settings, cells)
+    return OK
+
+
+def _write_tables(
+    experiment: Any, store: Any, settings: Settings, cells: Sequence[Cell], keys: dict[Cell, str] | None = None
+) -> None:
+    from harness.report import tables
+    from harness.results import StoredResults
+
+    results = StoredResults(store, settings, cells, keys)
+    print(tables.write(experiment.tables(results), store.folder / "tables"))
+    print(f"tables: {store.folder / 'tables'}; {len(results.records)} of {len(cells)} cells finished", file=sys.stderr)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Hold the run against its expectation; FAILED for a regression. With --update write a new expectation."""
+    settings, _, cells = _grid(options)
+    from harness import checking
+    from harness.files import write_text
+    from harness.report import gate, gate_text
+    from harness.store import Store
+
+    store = Store(options.results, options.profile)
+    if options.update:
+        path = options.expected or store.folder / checking.FILE
+        print(checking.update(store, settings, cells, path))
+        print(f"expectation: {path}", file=sys.stderr)
+        return OK
+    findings = checking.check(store, settings, cells, checking.expectation_file(store, options.expected))
+    summary = gate_text.to_markdown(f"check {options.profile}", findings)
+    if options.markdown:
+        write_text(options.markdown, summary)
+    if options.junit:
+        write_text(options.junit, gate_text.to_junit(options.profile, findings))
+    print(summary)
+    return FAILED if gate.regressions(findings) else OK
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Two runs, or two methods of one, paired over items; a Markdown table."""
+    from harness import comparing
+    from harness.report import tables
+
+    if (options.b is None) == (options.methods is None):
+        raise UsageError("compare wants a second folder, or two methods of the first with --methods X,Y")
+    table = (
+        comparing.methods(options.a, options.methods)
+        if options.methods is not None
+        else comparing.runs(options.a, options.b)
+    )
+    print(tables.to_markdown(table.title, table.view, table.notes))
+    return OK
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print a cell's record."""
+    profiles.load(options.profile)
+    from harness import inspecting
+    from harness.store import Store
+
+    store = Store(options.results, options.profile)
+    record = inspecting.find_record(store, options.cell)
+    name = store.record_path(record.cell, record.key).name
+    print(record.model_dump_json(indent=2) if options.json else inspecting.to_text(record, name))
+    return OK
+
+
+def why(options: argparse.Namespace) -> int:
+    """Print why a cell is or is not done. Needs no weights where the profile's lie in a package or are random."""
+    settings, _, cells = _grid(options)
+    from harness import inspecting
+    from harness.store import Store
+
+    cell = inspecting.find_cell(cells, options.cell)
+    from harness.quiet import quiet_libraries
+
+    quiet_libraries()
+    from harness.run import cell_identity
+    from harness.workbench import Workbench
+
+    store = Store(options.results, options.profile)
+    bench = Workbench(settings, store, progress=lambda text: None)
+    print(inspecting.why(store, cell, cell_identity(bench.of(cell), cell)))
+    return OK

@@ -1,0 +1,60 @@
+"""`floe-bench compare`: from two results folders, or two methods' names, to one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.contracts import Record, Table
+from harness.errors import UsageError, unknown
+from harness.report import compare
+from harness.results import StoredResults
+from harness.store import Store
+
+
+def runs(a: Path, b: Path) -> Table:
+    """Run A against run B, cell by cell. Raises UsageError where they cannot be paired."""
+    first, second = _results(a), _results(b)
+    profiles = [_profile(results) for results in (first, second)]
+    if profiles[0] != profiles[1]:
+        raise UsageError(f"{a} is a run of profile '{profiles[0]}', but {b} of '{profiles[1]}': give two of one")
+    return _table(compare.of_run(str(a), first), compare.of_run(str(b), second))
+
+
+def methods(folder: Path, names: str) -> Table:
+    """Method X against method Y of one run; `names` is "X,Y". Raises UsageError where they cannot be paired."""
+    results = _results(folder)
+    known = {record.cell.method for record in results.records}
+    asked = [name for name in names.split(",") if name]
+    if len(asked) != 2 or asked[0] == asked[1]:
+        raise UsageError(f"--methods {names}: two different methods were expected, as X,Y")
+    for name in asked:
+        if name not in known:
+            raise unknown(f"method in {folder}:", name, known)
+    return _table(*(compare.of_method(name, results) for name in asked))
+
+
+def _table(a: compare.Side, b: compare.Side) -> Table:
+    try:
+        return compare.table(a, b, a.results.settings.study.confidence)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _results(folder: Path) -> StoredResults:
+    """The newest run in a folder: all cells recorded under the newest record's settings."""
+    store = Store(folder.parent, folder.name)
+    records = store.records()
+    if not records:
+        raise UsageError(f"{folder} holds no records/*.json: give a folder such as results/smoke")
+    newest = max(records, key=lambda record: record.provenance["time"])
+    cells = list(dict.fromkeys(record.cell for record in records if not record.cell.varied))
+    return StoredResults(store, _unvaried(newest, records).settings, cells, records=records)
+
+
+def _unvaried(newest: Record, records: list[Record]) -> Record:
+    plain = [record for record in records if not record.cell.varied]
+    return max(plain, key=lambda record: record.provenance["time"]) if plain else newest
+
+
+def _profile(results: StoredResults) -> str | None:
+    return results.records[0].profile if results.records else None

@@ -1,0 +1,138 @@
+"""Trained cells against a reference, one row of a table each: paired over items and seeds, Holm over the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from harness.contracts import Cell, Record, Results
+from harness.experiments._shared import accuracy_of, layers_text, nll_of
+from harness.report import pairing
+from harness.report.format import MISSING, count, number
+from harness.report.statistics import holm
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One row: its columns, its finished records, and those that pair with a reference's of the same seed."""
+
+    columns: Mapping[str, Any]
+    records: Sequence[Record]
+    pairs: pairing.Pairs
+
+    @property
+    def trainings(self) -> tuple[tuple[Any, Any], ...]:
+        """The two sides' training stages, seed by seed: rows with equal ones are one comparison."""
+        return tuple((a.stages.get("training"), b.stages.get("training")) for a, b in self.pairs)
+
+    @property
+    def is_reference(self) -> bool:
+        return bool(self.pairs) and all(a is b for a, b in self.pairs)
+
+    @property
+    def is_same_training(self) -> bool:
+        """Whether the reference trained the very same, on every seed."""
+        return bool(self.pairs) and all(a == b for a, b in self.trainings)
+
+    @property
+    def is_tested(self) -> bool:
+        return bool(self.pairs) and not self.is_reference and not self.is_same_training
+
+
+def contrast(results: Results, cells: Sequence[Cell], reference: Sequence[Cell], **columns: Any) -> Contrast | None:
+    """`cells` against `reference`, one of each a seed; None where none of `cells` is finished."""
+    found = [(results.find(cell), results.find(other)) for cell, other in zip(cells, reference, strict=True)]
+    records = [record for record, _ in found if record]
+    pairs = [(record, other) for record, other in found if record and other]
+    return Contrast(columns, records, pairs) if records else None
+
+
+def contrast_frame(results: Results, rows: Sequence[Contrast | None]) -> pd.DataFrame:
+    """One line per row that has records, row - reference.
+
+    `nll` (nats per token on the cell's own mix) and `accuracy` (a fraction) are means over seeds. A reference, or
+    a row that trained the very same as it, is not tested, and rows that trained the same are tested once, so that
+    Holm corrects for the comparisons that were made.
+    """
+    confidence = results.settings.study.confidence
+    present = [row for row in rows if row]
+    tests = {row.trainings: row.pairs for row in present if row.is_tested}
+    accuracies = {key: pairing.accuracy_difference(results, results, pairs, confidence) for key, pairs in tests.items()}
+    nlls = {key: pairing.nll_difference(results, results, pairs, confidence) for key, pairs in tests.items()}
+    found = [*accuracies.values(), *nlls.values()]
+    adjusted = holm([comparison.p if comparison else None for comparison in found])
+    p_accuracy = dict(zip(accuracies, adjusted[: len(tests)], strict=True))
+    p_nll = dict(zip(nlls, adjusted[len(tests) :], strict=True))
+    return pd.DataFrame(
+        [
+            _columns(row)
+            | pairing.columns("accuracy", accuracies.get(row.trainings), p_accuracy.get(row.trainings))
+            | pairing.columns("nll", nlls.get(row.trainings), p_nll.get(row.trainings))
+            for row in present
+        ]
+    )
+
+
+def contrast_view(frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
+    """The columns of `contrast_frame` as text; nothing but a significant difference is called one."""
+    return {
+        "Seeds": frame["seeds"],
+        "Layers": frame["layers"],
+        "Trainable": frame["trainable_parameters"].map(count),
+        "Accuracy %": frame["accuracy"].map(lambda x: MISSING if pd.isna(x) else number(100 * x, 1)),
+        "Difference, points": pairing.differences_text(frame, "accuracy", 100, 1),
+        "p": frame["accuracy_p"].map(pairing.p_text),
+        "Sees": frame["accuracy_minimum_detectable"].map(lambda x: MISSING if pd.isna(x) else number(100 * x, 1)),
+        "Accuracy is": _verdicts(frame, "accuracy", alpha, "higher", "lower"),
+        "NLL": frame["nll"].map(lambda x: number(x, 4)),
+        "Difference, nats": pairing.differences_text(frame, "nll", 1, 4),
+        "p ": frame["nll_p"].map(pairing.p_text),
+        "Sees ": frame["nll_minimum_detectable"].map(lambda x: number(x, 4)),
+        "NLL is": _verdicts(frame, "nll", alpha, "higher (worse)", "lower (better)"),
+    }
+
+
+def contrast_notes(results: Results, reference: str) -> list[str]:
+    """How the columns of `contrast_view` read."""
+    study = results.settings.study
+    lines = [
+        f"Differences are to {reference}, paired by question (clustered by subject) and by row, with their "
+        f"{study.confidence:.0%} interval; p after Holm over the whole table. A tie is a difference that is not "
+        f"significant at {1 - study.confidence:.2g}, which does not show that there is none. Sees: the least "
+        "difference found with a power of 80 % by one test before Holm. Same training: the same layers were trained "
+        "on the same rows, so there is nothing to test.",
+    ]
+    if results.settings.seeds < 3:
+        lines.append(f"{_seeds(results.settings.seeds)}: p speaks of these trained models, not of training them again.")
+    return lines
+
+
+def _seeds(n: int) -> str:
+    return "One seed" if n == 1 else f"{n} seeds"
+
+
+def _columns(row: Contrast) -> dict[str, Any]:
+    layers = dict.fromkeys(layers_text(record.plan["layers"]) for record in row.records)
+    return {
+        **row.columns,
+        "seeds": len(row.records),
+        "layers": " | ".join(layers),
+        "trainable_parameters": fmean(record.plan["trainable_parameters"] for record in row.records),
+        "is": "reference" if row.is_reference else "same training" if row.is_same_training else "compared",
+        "accuracy": _mean(accuracy_of(record) for record in row.records),
+        "nll": _mean(nll_of(record) for record in row.records),
+    }
+
+
+def _mean(values: Any) -> float | None:
+    found = [value for value in values if value is not None]
+    return fmean(found) if found else None
+
+
+def _verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: str) -> list[str]:
+    found = pairing.verdicts(frame, name, alpha, higher, lower)
+    return [verdict if kind == "compared" else kind for verdict, kind in zip(found, frame["is"], strict=True)]

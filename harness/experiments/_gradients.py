@@ -1,0 +1,45 @@
+"""What stored G (N samples, L layers) and T say, in numpy alone: a report needs no torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.contracts import Cell, Record, Results
+from harness.experiments._shared import selected
+from harness.floe.fisher import block_fisher as blocks  # noqa: F401
+from harness.floe.fisher import fisher_diagonal as diagonal  # noqa: F401
+from harness.floe.fisher import fisher_matrix as matrix  # noqa: F401
+from harness.floe.selection import max_layers
+from harness.report.statistics import top_k
+from harness.settings import SelectionSettings
+
+Floats = NDArray[np.float64]
+
+
+def scored(results: Results, cell: Cell) -> tuple[Record, Floats, Floats] | None:
+    """A cell's record, its G (N, L) and T (L); None where it is not finished or measured neither."""
+    record = results.find(cell)
+    if record is None:
+        return None
+    fisher, taylor = results.arrays(record, "fisher_gradients"), results.arrays(record, "taylor")
+    if fisher is None or taylor is None:
+        return None
+    return record, np.asarray(fisher["G"], dtype=float), np.asarray(taylor["T"], dtype=float)
+
+
+def ranks(scores: ArrayLike) -> NDArray[np.int_]:
+    """Rank of each layer along the last axis, 1 the highest score; of equal scores the lower layer comes first."""
+    order = np.argsort(-np.asarray(scores, dtype=float), axis=-1, kind="stable")
+    return np.argsort(order, axis=-1, kind="stable") + 1
+
+
+def top(scores: ArrayLike, settings: SelectionSettings) -> tuple[int, ...]:
+    """The K layers of the highest score, whatever their Taylor importance."""
+    n_layers = len(np.asarray(scores))
+    return top_k(scores, max_layers(settings.layer_fraction, n_layers))
+
+
+def picks(fisher: ArrayLike, T: ArrayLike, settings: SelectionSettings) -> tuple[int, ...]:
+    """FLoE's layers, under K and the Taylor budget."""
+    return selected(fisher, T, settings).layers

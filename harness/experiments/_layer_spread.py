@@ -1,0 +1,179 @@
+"""How far each layer's rank moves, between conditions and under resampling of G's rows; deep against shallow layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Table
+from harness.experiments._gradients import Floats, diagonal, ranks
+from harness.report.format import MISSING, number
+from harness.report.trend import Trend, linear_trend
+from harness.settings import Settings
+
+RESAMPLES = 1000
+"""Enough for the ends of a 95 % band: 25 resamples lie beyond each."""
+
+Measured = tuple[str, int, Floats, tuple[int, ...]]
+"""Mix, seed, G (N, L) and picks of one condition; a mix's first is the one that others are held against."""
+
+
+def spread_tables(measured: Sequence[Measured], settings: Settings) -> list[Table]:
+    """One row per layer, and one per mix and source of spread."""
+    by_mix = {mix: [one for one in measured if one[0] == mix] for mix in dict.fromkeys(one[0] for one in measured)}
+    layers = pd.DataFrame([row for mix, own in by_mix.items() for row in layer_rows(mix, own, settings)])
+    depths = pd.DataFrame([row for mix in by_mix for row in depth_rows(layers[layers["mix"] == mix], settings)])
+    nothing = ["No finished cell has layer scores yet."]
+    title = "Each layer's Fisher score and rank"
+    deep = "Rank spread of deep against shallow layers"
+    return [
+        Table(
+            "ranking_stability_layers",
+            title,
+            layers,
+            _layer_view(layers),
+            _layer_notes(settings) if by_mix else nothing,
+        ),
+        Table(
+            "ranking_stability_depth", deep, depths, _depth_view(depths), _depth_notes(settings) if by_mix else nothing
+        ),
+    ]
+
+
+def layer_rows(mix: str, measured: Sequence[Measured], settings: Settings) -> list[dict[str, Any]]:
+    """Per layer: rank 1 the highest; `share` of the sum of scores; the bootstrap's band of the first condition's
+    share and rank; rank's spread over all conditions, and in how many of them it is picked (a fraction)."""
+    _, _, G, _ = measured[0]
+    n_layers, tail = G.shape[1], (1 - settings.study.confidence) / 2
+    scores = diagonal(G)
+    resampled = _resampled_scores(G)
+    shares = resampled / resampled.sum(axis=1, keepdims=True)
+    resampled_ranks = ranks(resampled)
+    across = np.array([ranks(diagonal(other)) for _, _, other, _ in measured])
+    picked = np.mean([np.isin(np.arange(n_layers), chosen) for *_, chosen in measured], axis=0)
+    bands = np.quantile(shares, (tail, 1 - tail), axis=0), np.quantile(resampled_ranks, (tail, 1 - tail), axis=0)
+    return [
+        {
+            "mix": mix,
+            "layer": k,
+            "half": "shallow" if k < n_layers // 2 else "deep",
+            "share": scores[k] / scores.sum(),
+            "share_low": bands[0][0][k],
+            "share_high": bands[0][1][k],
+            "rank": int(ranks(scores)[k]),
+            "rank_low": bands[1][0][k],
+            "rank_high": bands[1][1][k],
+            "rank_sd_resampled": resampled_ranks[:, k].std(ddof=1),
+            "conditions": len(measured),
+            "rank_least": int(across[:, k].min()),
+            "rank_most": int(across[:, k].max()),
+            "rank_sd_conditions": across[:, k].std(ddof=1) if len(measured) > 1 else None,
+            "picked": picked[k],
+        }
+        for k in range(n_layers)
+    ]
+
+
+def depth_rows(layers: pd.DataFrame, settings: Settings) -> list[dict[str, Any]]:
+    """Of one mix's layers: mean rank spread of each half, their difference (layers as the units), and its interval."""
+    deep = (layers["half"] == "deep").to_numpy(dtype=float)
+    found = []
+    for source in ("conditions", "resampled"):
+        spread = layers[f"rank_sd_{source}"].astype(float).to_numpy()
+        if len(spread) < 3 or np.isnan(spread).any():
+            continue
+        # The slope on a 0/1 regressor is the difference of the two means, its interval Student's with pooled variance.
+        difference = linear_trend(deep, spread, settings.study.confidence)
+        found.append(
+            {
+                "mix": layers["mix"].iloc[0],
+                "spread_over": source,
+                "layers": len(spread),
+                "shallow": spread[deep == 0].mean(),
+                "deep": spread[deep == 1].mean(),
+                "difference": difference.slope,
+                "low": difference.low,
+                "high": difference.high,
+                "verdict": _verdict(difference),
+            }
+        )
+    return found
+
+
+def _resampled_scores(G: Floats) -> Floats:
+    """The diagonal Fisher of `RESAMPLES` bootstrap samples of G's rows, (RESAMPLES, L)."""
+    n = len(G)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    return weights @ np.square(G) / n
+
+
+def _verdict(difference: Trend) -> str:
+    if difference.low > 0:
+        return "deep layers less stable"
+    return "deep layers more stable" if difference.high < 0 else "no difference seen"
+
+
+def _layer_view(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Layer": frame["layer"],
+            "Half": frame["half"],
+            "Score, % of all": _band(frame, "share", 100, 1),
+            "Rank": _band(frame, "rank", 1, 0),
+            "Ranks over conditions": [
+                f"{low}–{high}" for low, high in zip(frame["rank_least"], frame["rank_most"], strict=True)
+            ],
+            "Rank sd, resampled": frame["rank_sd_resampled"].map(lambda x: number(x, 2)),
+            "Rank sd, conditions": frame["rank_sd_conditions"].map(lambda x: number(x, 2)),
+            "Picked in": [f"{round(p * n)} of {n}" for p, n in zip(frame["picked"], frame["conditions"], strict=True)],
+        }
+    )
+
+
+def _band(frame: pd.DataFrame, name: str, scale: float, digits: int) -> list[str]:
+    parts = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+    return [f"{scale * x:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]" for x, low, high in parts]
+
+
+def _layer_notes(settings: Settings) -> list[str]:
+    return [
+        "Score and rank (1 the highest) of the settings' own sample and seed 0, with the "
+        f"{settings.study.confidence:.0%} band of {RESAMPLES} bootstrap samples of G's rows: the pilot stays, so what "
+        "another pilot would change is in the columns over conditions (all pilot fractions, lengths, parts and seeds "
+        "of the mix). Layers count from 0."
+    ]
+
+
+def _depth_view(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Rank sd over": frame["spread_over"].map({"conditions": "conditions", "resampled": "resampled rows"}),
+            "Layers": frame["layers"],
+            "Shallow half": frame["shallow"].map(lambda x: number(x, 2)),
+            "Deep half": frame["deep"].map(lambda x: number(x, 2)),
+            "Deep - shallow": [
+                MISSING if pd.isna(mean) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+                for mean, low, high in zip(frame["difference"], frame["low"], frame["high"], strict=True)
+            ],
+            "Verdict": frame["verdict"],
+        }
+    )
+
+
+def _depth_notes(settings: Settings) -> list[str]:
+    return [
+        f"Mean over the layers of each half of the sd of a layer's rank; the difference with its "
+        f"{settings.study.confidence:.0%} interval, Student's with layers as the units and without correction for "
+        "the number of rows. Layers of one model are not independent, and few layers see only large differences.",
+        "The first and last ranks have room on one side only, so layers there look more stable whatever their depth: "
+        "read it beside the ranks in ranking_stability_layers.",
+    ]

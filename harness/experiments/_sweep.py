@@ -1,0 +1,53 @@
+"""What sweeps share: records in groups, means over seeds, and a table that says so where it is empty."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+import pandas as pd
+
+from harness.contracts import Record, Results, Table
+from harness.settings import Settings
+
+Key = TypeVar("Key", bound=Hashable)
+
+EMPTY_NOTE = "No finished cells that this table needs."
+
+
+def configured_layers(settings: Settings) -> int | None:
+    """L as the profile states it; None where it leaves it to the model's defaults."""
+    return settings.model.config.get("num_hidden_layers")
+
+
+def grouped(results: Results, key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
+    """The finished records by key, in the order of their first."""
+    groups: dict[Key, list[Record]] = {}
+    for record in results.records:
+        groups.setdefault(key(record), []).append(record)
+    return groups
+
+
+def same_seeds(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """One pair for each seed that both sides have."""
+    others = {record.cell.seed: record for record in second}
+    return [(record, others[record.cell.seed]) for record in first if record.cell.seed in others]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there; None where nothing is."""
+    present = [value for value in values if value is not None and not math.isnan(value)]
+    return statistics.fmean(present) if present else None
+
+
+def forgetting_of(record: Record) -> float | None:
+    """Change of the NLL on plain text (nats per token) against the base model."""
+    prose = record.scores.get("pretrain_nll")
+    return prose.metrics["nll_change"] if prose else None
+
+
+def made_table(id: str, title: str, frame: pd.DataFrame, view: Callable[[], pd.DataFrame], notes: list[str]) -> Table:
+    """The table; without rows its view is empty too, and the note says why."""
+    return Table(id, title, frame, view(), notes) if len(frame) else Table(id, title, frame, frame, [EMPTY_NOTE])

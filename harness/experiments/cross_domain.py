@@ -1,0 +1,134 @@
+"""Layers picked on one mix and adapted on another, against own picks, random layers and all layers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from harness.contracts import Cell, Results, Table
+from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from harness.report.format import number
+from harness.report.statistics import jaccard
+from harness.settings import Settings
+
+RANDOM_DRAWS = 3
+"""Random layer sets beside the picked ones: an eye-measure of chance. Its distribution is random_null's to tell."""
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """For each mix to adapt on: layers picked on every mix, random layers, all layers."""
+    return [
+        Cell(method=method, mix=mix, seed=seed)
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for method in _methods(mix, settings).values()
+    ]
+
+
+def _methods(mix: str, settings: Settings) -> dict[str, str]:
+    """Where the layers come from -> method; a mix's own picks first."""
+    others = [other for other in settings.mixes if other != mix]
+    draws = range(min(RANDOM_DRAWS, settings.study.random_draws))
+    return (
+        {mix: "floe_layers"}
+        | {other: f"floe_layers:on={other}" for other in others}
+        | {f"random {draw}": f"random_layers:draw={draw}" if draw else "random_layers" for draw in draws}
+        | {"all layers": "hydralora"}
+    )
+
+
+def tables(results: Results) -> list[Table]:
+    """Every source of layers on every mix, paired with the mix's own picks; and how the picks overlap."""
+    settings = results.settings
+    overlap = {(row["mix"], row["layers_from"]): row["jaccard"] for row in _overlaps(results)}
+    frame = contrast_frame(
+        results,
+        [
+            contrast(
+                results,
+                _seeded(method, mix, settings),
+                _seeded("floe_layers", mix, settings),
+                mix=mix,
+                layers_from=origin,
+            )
+            for mix in settings.mixes
+            for origin, method in _methods(mix, settings).items()
+        ],
+    )
+    if not frame.empty:
+        frame["jaccard"] = [overlap.get(key) for key in zip(frame["mix"], frame["layers_from"], strict=True)]
+    notes = [
+        *contrast_notes(results, "the layers picked on the mix itself"),
+        "Pilot, Fisher sample and selection are the other mix's; rank and training are the mix's own. All layers has "
+        "more trainable parameters: see Trainable. Jaccard: layers shared with the mix's own picks, mean over seeds.",
+        f"{RANDOM_DRAWS} random draws do not make a distribution: random_null has it.",
+    ]
+    if frame.empty:
+        notes = ["No finished cell yet."]
+    transfer = Table(
+        "cross_domain", "Layers picked on one mix, adapted on another", frame, _view(frame, settings), notes
+    )
+    return [transfer, _matrix(frame, settings)]
+
+
+def _seeded(method: str, mix: str, settings: Settings) -> list[Cell]:
+    return [Cell(method=method, mix=mix, seed=seed) for seed in range(settings.seeds)]
+
+
+def _overlaps(results: Results) -> list[dict]:
+    """Mean Jaccard index, over seeds, of each source's layers with the mix's own picks."""
+    settings = results.settings
+    found = []
+    for mix in settings.mixes:
+        for origin, method in _methods(mix, settings).items():
+            pairs = [
+                (results.find(cell), results.find(own))
+                for cell, own in zip(_seeded(method, mix, settings), _seeded("floe_layers", mix, settings), strict=True)
+            ]
+            shared = [jaccard(a.plan["layers"], b.plan["layers"]) for a, b in pairs if a and b]
+            found.append({"mix": mix, "layers_from": origin, "jaccard": sum(shared) / len(shared) if shared else None})
+    return found
+
+
+def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Adapted on (columns) against picked on (rows): the NLL's difference to own picks."""
+    title = "NLL on the column's mix with the row's layers, less that with its own"
+    if frame.empty:
+        return Table("cross_domain_matrix", title, frame, frame, ["No finished cell yet."])
+    alpha = 1 - settings.study.confidence
+    long = frame[["mix", "layers_from", "nll", "nll_difference", "nll_p", "jaccard", "is"]]
+    by_pair = {(row["layers_from"], row["mix"]): row for _, row in long.iterrows()}
+    origins = list(dict.fromkeys([*settings.mixes, *long["layers_from"]]))
+    view = pd.DataFrame(
+        {"Layers from": origins}
+        | {mix: [_entry(by_pair.get((origin, mix)), alpha) for origin in origins] for mix in settings.mixes}
+    )
+    notes = [
+        "Nats per token, positive where the row's layers are worse; * where significant after Holm over table "
+        "cross_domain. Own picks are 0, and = marks layers that came out the same as own picks. A zero without = is "
+        "a tie like any other without *."
+    ]
+    return Table("cross_domain_matrix", title, long, view, notes)
+
+
+def _entry(row: pd.Series | None, alpha: float) -> str:
+    if row is None:
+        return number(None)
+    if row["is"] == "reference":
+        return "own"
+    if row["is"] == "same training":
+        return "="
+    star = "*" if not pd.isna(row["nll_p"]) and row["nll_p"] < alpha else ""
+    return number(row["nll_difference"], 4, sign=True) + star
+
+
+def _view(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return pd.DataFrame(
+        {
+            "Adapted on": frame["mix"],
+            "Layers from": frame["layers_from"],
+            "Jaccard": frame["jaccard"].map(lambda x: number(x, 2)),
+        }
+        | contrast_view(frame, 1 - settings.study.confidence)
+    )

@@ -1,0 +1,266 @@
+"""Diagonal, block, full and true Fisher, and parameter diagonal: what each picks, and what training makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from harness.experiments._gradients import Floats, blocks, diagonal, matrix, picks, scored
+from harness.experiments._shared import layers_text
+from harness.floe.selection import objective
+from harness.report.format import number, percent
+from harness.report.statistics import jaccard
+from harness.settings import Settings
+
+SCORES = "layer_scores:scores=fisher+taylor+true_fisher+parameter_diagonal+adapter_fisher"
+RANDOM_SETS = 200
+"""Random layer sets whose mean objective is the yardstick: known to within a fourteenth of their spread."""
+NOTHING_YET = ["No finished cell has these layer scores yet."]
+
+
+def methods(settings: Settings) -> dict[str, str]:
+    """Criterion -> the method that selects by it; the diagonal first."""
+    sized = {
+        f"blocks of {b}": f"floe_layers:fisher=block{f':b={b}' if b != 2 else ''}" for b in settings.study.block_sizes
+    }
+    return (
+        {"diagonal": "floe_layers"}
+        | sized
+        | {
+            "full": "floe_layers:fisher=full",
+            "parameter diagonal": "floe_layers:fisher=parameter",
+            "true Fisher": "floe_layers:fisher=true",
+        }
+    )
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """All scores, and FLoE's layers by each criterion trained; equal picks share one training."""
+    return [
+        Cell(method=method, mix=mix, seed=seed)
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for method in dict.fromkeys([SCORES, *methods(settings).values()])
+    ]
+
+
+def tables(results: Results) -> list[Table]:
+    """Picks and objectives, where the mass of I lies, the training of each, and the Fisher over parameters."""
+    picked, masses, parameters = [], [], []
+    for cell in results.cells:
+        found = scored(results, cell) if cell.method == SCORES else None
+        if found is None:
+            continue
+        record, G, T = found
+        key = {"mix": cell.mix, "seed": cell.seed}
+        of_record = criteria(results, record, G)
+        picked += [key | row for row in pick_rows(of_record, G, T, results.settings)]
+        masses += [
+            key | {"labels": labels} | mass_row(g, results.settings) for labels, g in _labelled(results, record, G)
+        ]
+        adapter = results.arrays(record, "adapter_fisher")
+        if adapter is not None:
+            parameters.append(key | parameter_row(adapter["F"], len(adapter["layers"])))
+    return [
+        _picks_table(pd.DataFrame(picked)),
+        _mass_table(pd.DataFrame(masses), results.settings),
+        _training(results),
+        _parameter_table(pd.DataFrame(parameters)),
+    ]
+
+
+# --- what each criterion picks ------------------------------------------------------------------------
+
+
+def criteria(results: Results, record: Record, G: Floats) -> dict[str, Floats]:
+    """Criterion -> the Fisher it selects by, (L,) or (L, L); those that the record measured."""
+    full = matrix(G)
+    found = {"diagonal": diagonal(G)}
+    found |= {f"blocks of {b}": blocks(full, b) for b in results.settings.study.block_sizes}
+    found |= {"full": full}
+    by_parameter = results.arrays(record, "parameter_diagonal")
+    if by_parameter is not None:
+        found["parameter diagonal"] = by_parameter["D"]
+    true = results.arrays(record, "true_fisher_gradients")
+    return found | ({"true Fisher": diagonal(true["G"])} if true is not None else {})
+
+
+def pick_rows(fishers: dict[str, Floats], G: Floats, T: Floats, settings: Settings) -> list[dict[str, Any]]:
+    """Per criterion: its picks, and the objective ½ (1-m)ᵀ I (1-m) that they reach under the full I.
+
+    `objective_share` is that as a share of adapting no layer. The last row is the mean of random sets as large as
+    the diagonal's picks, whatever their Taylor importance.
+    """
+    full, taken = matrix(G), {name: picks(fisher, T, settings.selection) for name, fisher in fishers.items()}
+    nothing, size = objective(full, ()), len(taken["diagonal"])
+    rows: list[dict[str, Any]] = [
+        {
+            "criterion": name,
+            "layers": layers_text(layers),
+            "n_layers": len(layers),
+            "jaccard_diagonal": jaccard(layers, taken["diagonal"]),
+            "objective": objective(full, layers),
+            "objective_share": objective(full, layers) / nothing if nothing else None,
+            "taylor_share": float(T[list(layers)].sum() / T.sum()),
+        }
+        for name, layers in taken.items()
+    ]
+    generator = np.random.default_rng(0)
+    sets = [generator.choice(len(T), size, replace=False).tolist() for _ in range(RANDOM_SETS)]
+    reached = float(np.mean([objective(full, layers) for layers in sets]))
+    return [
+        *rows,
+        {
+            "criterion": "random sets",
+            "n_layers": size,
+            "jaccard_diagonal": float(np.mean([jaccard(layers, taken["diagonal"]) for layers in sets])),
+            "objective": reached,
+            "objective_share": reached / nothing if nothing else None,
+        },
+    ]
+
+
+def _picks_table(frame: pd.DataFrame) -> Table:
+    title = "Which layers each form of the Fisher picks"
+    if frame.empty:
+        return Table("fisher_blocks", title, frame, frame, NOTHING_YET)
+    view = pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Seed": frame["seed"],
+            "Criterion": frame["criterion"],
+            "Layers": frame["layers"].fillna("–"),
+            "Jaccard with diagonal": frame["jaccard_diagonal"].map(lambda x: number(x, 2)),
+            "Objective, % of none": frame["objective_share"].map(percent),
+            "Taylor, % of all": frame["taylor_share"].map(percent),
+        }
+    )
+    notes = [
+        "Objective: ½ (1-m)ᵀ I (1-m) under the full empirical I, whatever the criterion, as a share of adapting no "
+        "layer; lower is better. `full` minimises it, by greedy and single moves: another criterion below it has "
+        "found what these missed. All under the same K and Taylor budget.",
+        f"True Fisher: diagonal, labels drawn once a sample from the model. Random sets: mean of {RANDOM_SETS} sets as "
+        "large as the diagonal's, without a Taylor budget.",
+    ]
+    return Table("fisher_blocks", title, frame, view, notes)
+
+
+# --- where the mass of I lies -------------------------------------------------------------------------
+
+
+def _labelled(results: Results, record: Record, G: Floats) -> list[tuple[str, Floats]]:
+    true = results.arrays(record, "true_fisher_gradients")
+    found = [("data's", G)]
+    return found if true is None else [*found, ("model's", np.asarray(true["G"], dtype=float))]
+
+
+def mass_row(G: Floats, settings: Settings) -> dict[str, Any]:
+    """How much of I lies off its diagonal, as shares of the squared Frobenius norm.
+
+    `off_diagonal_by_chance` is the share to expect with each g_nk's sign drawn at random: no layers correlated, the
+    diagonal the same. `mean_gradient` is |(1/N) Σ g_n|² over the trace: what a pilot off its optimum adds to I.
+    """
+    I, squares = matrix(G), np.square(G)  # noqa: E741
+    total, on = float(np.square(I).sum()), float(np.square(I.diagonal()).sum())
+    by_chance = float((squares.sum(axis=1) ** 2 - np.square(squares).sum(axis=1)).sum() / len(G) ** 2)
+    return {
+        "samples": len(G),
+        "off_diagonal": _share(total - on, total),
+        "off_diagonal_by_chance": _share(by_chance, on + by_chance),
+        **{f"in_blocks_{b}": _share(float(np.square(blocks(I, b)).sum()), total) for b in settings.study.block_sizes},
+        "off_diagonal_objective": _share(float(I.sum() - I.trace()), float(I.sum())),
+        "mean_gradient": _share(float(np.square(G.mean(axis=0)).sum()), float(I.trace())),
+    }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _mass_table(frame: pd.DataFrame, settings: Settings) -> Table:
+    title = "How much of the Fisher lies off its diagonal"
+    if frame.empty:
+        return Table("fisher_blocks_mass", title, frame, frame, NOTHING_YET)
+    view = pd.DataFrame(
+        {"Mix": frame["mix"], "Seed": frame["seed"], "Labels": frame["labels"], "Samples": frame["samples"]}
+        | {
+            "Off diagonal %": frame["off_diagonal"].map(percent),
+            "by chance %": frame["off_diagonal_by_chance"].map(percent),
+        }
+        | {f"In blocks of {b} %": frame[f"in_blocks_{b}"].map(percent) for b in settings.study.block_sizes}
+        | {
+            "Off-diagonal part of the objective %": frame["off_diagonal_objective"].map(percent),
+            "Mean gradient %": frame["mean_gradient"].map(percent),
+        }
+    )
+    notes = [
+        "Off diagonal, in blocks: of the squared Frobenius norm of I; blocks hold the diagonal too. By chance: what as "
+        "many samples give where layers do not correlate; a share near it is noise of a small sample.",
+        "Off-diagonal part of the objective: of ½ 1ᵀI1, with no layer adapted; negative where layers cancel.",
+        "Mean gradient: |mean g|² of the trace; a pilot at its optimum on the sample would have none.",
+    ]
+    return Table("fisher_blocks_mass", title, frame, view, notes)
+
+
+# --- training, and parameters -------------------------------------------------------------------------
+
+
+def _training(results: Results) -> Table:
+    """Accuracy and NLL of training each criterion's picks, against the diagonal's."""
+    settings = results.settings
+
+    def seeded(method: str, mix: str) -> list[Cell]:
+        return [Cell(method=method, mix=mix, seed=seed) for seed in range(settings.seeds)]
+
+    rows = [
+        contrast(results, seeded(method, mix), seeded("floe_layers", mix), mix=mix, criterion=criterion)
+        for mix in settings.mixes
+        for criterion, method in methods(settings).items()
+    ]
+    frame, title = contrast_frame(results, rows), "Training the layers that each form of the Fisher picks"
+    if frame.empty:
+        return Table("fisher_blocks_training", title, frame, frame, ["No finished cell yet."])
+    view = pd.DataFrame(
+        {"Mix": frame["mix"], "Criterion": frame["criterion"]} | contrast_view(frame, 1 - settings.study.confidence)
+    )
+    return Table("fisher_blocks_training", title, frame, view, contrast_notes(results, "the diagonal's picks"))
+
+
+def parameter_row(F: Floats, n_layers: int) -> dict[str, Any]:
+    """Where the full Fisher F (P, P) over some adapter parameters, as many of each layer in turn, has its mass."""
+    squared = np.square(np.asarray(F, dtype=float))
+    total, on = float(squared.sum()), float(squared.trace())
+    layer = np.arange(len(squared)) * n_layers // len(squared)
+    within = float(squared[layer[:, None] == layer].sum()) - on
+    return {
+        "parameters": len(squared),
+        "diagonal": _share(on, total),
+        "within_layers": _share(within, total),
+        "between_layers": _share(total - on - within, total),
+    }
+
+
+def _parameter_table(frame: pd.DataFrame) -> Table:
+    title = "The full Fisher over some of the adapter's parameters"
+    if frame.empty:
+        return Table("fisher_blocks_parameters", title, frame, frame, NOTHING_YET)
+    titles: Sequence[tuple[str, str]] = (
+        ("On the diagonal %", "diagonal"),
+        ("Off it, one layer %", "within_layers"),
+        ("Between layers %", "between_layers"),
+    )
+    view = pd.DataFrame(
+        {"Mix": frame["mix"], "Seed": frame["seed"], "Parameters": frame["parameters"]}
+        | {title: frame[name].map(percent) for title, name in titles}
+    )
+    notes = [
+        "Of the squared Frobenius norm of F = (1/N) Σ_n ∂ℓ_n/∂θ (∂ℓ_n/∂θ)ᵀ. θ: the first entries of every adapted "
+        "module's stacked experts B; the rest may differ. With more parameters than samples F has at most N ranks, so "
+        "part of what lies off the diagonal is the sample's."
+    ]
+    return Table("fisher_blocks_parameters", title, frame, view, notes)

@@ -1,0 +1,208 @@
+"""From one adapted layer to all of them: accuracy, NLL, memory and speed, and where the cliff is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
+from harness.experiments._shared import accuracy_of, layers_text, nll_of
+from harness.experiments._sweep import configured_layers, forgetting_of, grouped, made_table, mean, same_seeds
+from harness.floe import selection
+from harness.report.format import MISSING, count, megabytes, number, percent
+from harness.report.pairing import p_text
+from harness.report.trend import linear_trend
+from harness.settings import Settings
+
+METHOD, VARIED = "floe_layers", "selection.layer_fraction"
+
+COSTS = ("trainable_parameters", "adapter_bytes", "peak_bytes", "tokens_per_second")
+TRENDS = ("peak_bytes", "trainable_parameters")
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """FLoE's layers at each layer fraction of the grid."""
+    return [
+        Cell(method=METHOD, mix=mix, seed=seed, varied=((VARIED, fraction),))
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for fraction in fractions(settings)
+    ]
+
+
+def fractions(settings: Settings) -> tuple[float, ...]:
+    """study.layer_fractions above 0, the last of those that come to one K."""
+    grid = [fraction for fraction in settings.study.layer_fractions if fraction > 0]
+    n_layers = configured_layers(settings)
+    if n_layers is None:
+        return tuple(dict.fromkeys(grid))
+    return tuple({selection.max_layers(fraction, n_layers): fraction for fraction in grid}.values())
+
+
+def tables(results: Results) -> list[Table]:
+    """Scores and costs, the steps between neighbours, and the growth of memory."""
+    scores, steps, memory = scores_frame(results), steps_frame(results), memory_frame(results)
+    alpha = 1 - results.settings.study.confidence
+    notes = [
+        "K: the most layers that may be adapted; the Taylor budget (c = K/L unless set) can leave fewer. "
+        "Peak: of the training, as its process measured it (accelerator, or resident memory over the start).",
+        "One training a cell: a shared or busy machine moves memory and speed.",
+    ]
+    step_notes = [
+        *(_cliff(steps, mix, alpha) for mix in dict.fromkeys(steps["mix"] if len(steps) else [])),
+        *contrast_notes(results, "the next larger K"),
+        "Of the range: the step's change of NLL over the distance from the curve's best to its worst.",
+    ]
+    memory_notes = [
+        "Slope per adapted layer of a least-squares line, with its interval; p: of an x² term beside it, small where "
+        "the growth is not linear. All seeds together.",
+        "The peak holds the base model's activations too, which depend on the lowest adapted layer.",
+    ]
+    return [
+        made_table("layer_fraction", "From one adapted layer to all", scores, lambda: _scores_view(scores), notes),
+        made_table(
+            "layer_fraction_steps",
+            "Steps to fewer adapted layers",
+            steps,
+            lambda: _steps_view(steps, alpha),
+            step_notes,
+        ),
+        made_table(
+            "layer_fraction_memory",
+            "Growth with the number of adapted layers",
+            memory,
+            lambda: _memory_view(memory),
+            memory_notes,
+        ),
+    ]
+
+
+def scores_frame(results: Results) -> pd.DataFrame:
+    """One row per mix and K, over seeds: means; sizes in bytes, NLLs in nats per token."""
+    return pd.DataFrame(
+        [
+            {
+                "mix": mix,
+                "k": k,
+                "n_layers": mean(len(record.plan["layers"]) for record in records),
+                "seeds": len(records),
+                "layers": " | ".join(dict.fromkeys(layers_text(record.plan["layers"]) for record in records)),
+                "accuracy": mean(accuracy_of(record) for record in records),
+                "nll": mean(nll_of(record) for record in records),
+                "forgetting": mean(forgetting_of(record) for record in records),
+            }
+            | {name: mean(_measured(record, name) for record in records) for name in COSTS}
+            for mix, by_k in _curves(results).items()
+            for k, records in by_k.items()
+        ]
+    )
+
+
+def steps_frame(results: Results) -> pd.DataFrame:
+    """One row per mix and neighbouring Ks: what fewer layers lose, paired. `nll_range`: of the whole curve."""
+    rows = []
+    for mix, by_k in _curves(results).items():
+        nlls = [nll for records in by_k.values() if (nll := mean(map(nll_of, records))) is not None]
+        spread = max(nlls) - min(nlls) if nlls else 0.0
+        for fewer, more in pairwise(by_k):
+            pairs = same_seeds(by_k[fewer], by_k[more])
+            columns = {"mix": mix, "k_more": more, "k_fewer": fewer, "nll_range": spread}
+            rows.append(Contrast(columns, by_k[fewer], pairs))
+    return contrast_frame(results, rows)
+
+
+def memory_frame(results: Results) -> pd.DataFrame:
+    """One row per mix and quantity: its slope per adapted layer (bytes, or parameters)."""
+    rows = []
+    for mix, by_k in _curves(results).items():
+        records = [record for group in by_k.values() for record in group if record.training]
+        layers = [len(record.plan["layers"]) for record in records]
+        if len(records) < 3 or len(set(layers)) < 2:
+            continue
+        for name in TRENDS:
+            values = np.array([_measured(record, name) for record in records], dtype=float)
+            trend = linear_trend(layers, values, results.settings.study.confidence)
+            rows.append({"mix": mix, "quantity": name, "points": len(records)} | vars(trend))
+    return pd.DataFrame(rows)
+
+
+def _curves(results: Results) -> dict[str, dict[int, list[Record]]]:
+    """mix -> K -> records, by rising K."""
+    found: dict[str, dict[int, list[Record]]] = {}
+    for (mix, k), records in grouped(results, lambda record: (record.cell.mix, _k(record))).items():
+        found.setdefault(mix, {})[k] = records
+    return {mix: dict(sorted(by_k.items())) for mix, by_k in found.items()}
+
+
+def _k(record: Record) -> int:
+    return selection.max_layers(record.settings.selection.layer_fraction, len(record.plan["details"]["taylor"]))
+
+
+def _measured(record: Record, name: str) -> float | None:
+    return getattr(record.training, name) if record.training else None
+
+
+def _cliff(steps: pd.DataFrame, mix: str, alpha: float) -> str:
+    """The significant step of largest loss in NLL, in a sentence."""
+    own = steps.loc[steps["mix"] == mix]
+    worse = own.loc[(own["nll_p"].astype(float) < alpha) & (own["nll_difference"].astype(float) > 0)]
+    if worse.empty:
+        return f"{mix}: no cliff seen; no step to fewer layers raises the NLL significantly."
+    step = worse.loc[worse["nll_difference"].astype(float).idxmax()]
+    return (
+        f"{mix}: the largest significant step is from K = {step['k_more']} to {step['k_fewer']}: NLL "
+        f"{step['nll_difference']:+.4f} [{step['nll_low']:+.4f}, {step['nll_high']:+.4f}], "
+        f"{_share_of_fall(step):.0%} of the curve's range."
+    )
+
+
+def _share_of_fall(step: Any) -> float:
+    return step["nll_difference"] / step["nll_range"] if step["nll_range"] else 0.0
+
+
+def _scores_view(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "K": frame["k"],
+            "Adapted": frame["n_layers"].map(lambda x: f"{x:.3g}"),
+            "Seeds": frame["seeds"],
+            "Layers": frame["layers"],
+            "Accuracy %": frame["accuracy"].map(percent),
+            "NLL": frame["nll"].map(lambda x: number(x, 3)),
+            "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
+            "Trainable": frame["trainable_parameters"].map(count),
+            "Size MB": (frame["adapter_bytes"].astype(float) / 1e6).map(lambda x: number(x, 3)),
+            "Peak MB": frame["peak_bytes"].map(megabytes),
+            "Train tok/s": frame["tokens_per_second"].map(number),
+        }
+    )
+
+
+def _steps_view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    steps = [f"{more} → {fewer}" for more, fewer in zip(frame["k_more"], frame["k_fewer"], strict=True)]
+    shares = [
+        MISSING if pd.isna(step["nll_difference"]) else number(100 * _share_of_fall(step), 0, sign=True)
+        for step in frame.to_dict("records")
+    ]
+    return pd.DataFrame({"Mix": frame["mix"], "K": steps, "Of the range %": shares} | contrast_view(frame, alpha))
+
+
+def _memory_view(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Of": frame["quantity"].map(lambda name: name.replace("_", " ")),
+            "Points": frame["points"],
+            "Per layer": [
+                f"{slope:,.0f} [{low:,.0f}, {high:,.0f}]"
+                for slope, low, high in zip(frame["slope"], frame["low"], frame["high"], strict=True)
+            ],
+            "R²": frame["r_squared"].map(lambda x: number(x, 3)),
+            "p of x²": frame["quadratic_p"].map(p_text),
+        }
+    )

@@ -1,0 +1,163 @@
+"""A selection sample that drifts: a growing share of its rows from another mix, and how picks and NLL move."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from harness.experiments._gradients import top
+from harness.report.format import number
+from harness.report.statistics import jaccard, kendall, spearman
+from harness.report.trend import linear_trend
+from harness.settings import Settings
+
+AGREEMENT = ("spearman", "kendall", "jaccard_top_k", "jaccard_picks")
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """FLoE's layers picked on every drifted sample, for every mix and seed."""
+    return [
+        cell
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for cell in _drifts(mix, seed, settings).values()
+    ]
+
+
+def _drifts(mix: str, seed: int, settings: Settings) -> dict[float, Cell]:
+    """Share of foreign rows -> cell, 0 first; only 0 where no other mix is given."""
+    drifts = {0.0: Cell(method="floe_layers", mix=mix, seed=seed)}
+    other = _other(mix, settings)
+    for share in sorted(settings.study.drift_shares):
+        if share and other != mix:
+            method = f"floe_layers:drift_to={other}:drift={share}"
+            drifts[share] = Cell(method=method, mix=mix, seed=seed)
+    return drifts
+
+
+def _other(mix: str, settings: Settings) -> str:
+    """The mix that foreign rows come from: the next one, the first after the last."""
+    return settings.mixes[(settings.mixes.index(mix) + 1) % len(settings.mixes)]
+
+
+def tables(results: Results) -> list[Table]:
+    """One row per mix and share, paired with no drift; and the trend over the shares."""
+    settings = results.settings
+    rows = []
+    for mix in settings.mixes:
+        by_seed = [_drifts(mix, seed, settings) for seed in range(settings.seeds)]
+        undrifted = [drifts[0.0] for drifts in by_seed]
+        for share in by_seed[0]:
+            drifted = [drifts[share] for drifts in by_seed]
+            pairs = [(results.find(a), results.find(b)) for a, b in zip(drifted, undrifted, strict=True)]
+            agreement = _agreement([(a, b) for a, b in pairs if a and b])
+            rows.append(
+                contrast(results, drifted, undrifted, mix=mix, foreign=_other(mix, settings), share=share, **agreement)
+            )
+    frame = contrast_frame(results, rows)
+    notes = [
+        *contrast_notes(results, "the sample without foreign rows"),
+        "ρ, τ, Jaccard: Fisher ranking, top-K layers and picks against those of share 0, means over seeds. Pilot and "
+        "Fisher sample are drawn from the drifted sample; training and evaluation stay on the mix.",
+        "The foreign rows of a share are among those of the next: neighbouring rows are no independent tries.",
+    ]
+    if frame.empty:
+        notes = ["No finished cell yet."]
+    elif len(settings.mixes) == 1:
+        notes.append("One mix: there is none to drift to.")
+    drift = Table("proxy_drift", "A drifting selection sample", frame, _view(frame, settings), notes)
+    return [drift, _trend(frame, settings)]
+
+
+def _agreement(pairs: list[tuple[Record, Record]]) -> dict[str, float | None]:
+    """Means over seeds of how far two selections agree; None without any."""
+    rows = [_agree(a, b) for a, b in pairs]
+    return {name: fmean(row[name] for row in rows) if rows else None for name in AGREEMENT}
+
+
+def _agree(a: Record, b: Record) -> dict[str, float]:
+    scores, others = (np.asarray(record.plan["details"]["fisher_diagonal"]) for record in (a, b))
+    selection = a.settings.selection
+    return {
+        "spearman": spearman(scores, others),
+        "kendall": kendall(scores, others),
+        "jaccard_top_k": jaccard(top(scores, selection), top(others, selection)),
+        "jaccard_picks": jaccard(a.plan["layers"], b.plan["layers"]),
+    }
+
+
+def _trend(frame: pd.DataFrame, settings: Settings) -> Table:
+    """Per mix: the least share at which NLL is significantly worse, and the slope of NLL over the share."""
+    title = "How far the selection sample may drift"
+    alpha = 1 - settings.study.confidence
+    rows: list[dict[str, Any]] = []
+    for mix in settings.mixes if len(frame) else ():
+        own = frame[(frame["mix"] == mix) & frame["nll"].notna()]
+        if own.empty:
+            continue
+        worse = own[(own["nll_p"].astype(float) < alpha) & (own["nll_difference"].astype(float) > 0)]
+        moved = own[own["jaccard_picks"].astype(float) < 1]
+        trend = (
+            linear_trend(own["share"], own["nll"], settings.study.confidence) if own["share"].nunique() > 2 else None
+        )
+        rows.append(
+            {
+                "mix": mix,
+                "foreign": own["foreign"].iloc[0],
+                "shares": len(own),
+                "first_share_with_other_picks": moved["share"].min() if len(moved) else None,
+                "first_share_significantly_worse": worse["share"].min() if len(worse) else None,
+                "nll_slope": trend.slope if trend else None,
+                "nll_slope_low": trend.low if trend else None,
+                "nll_slope_high": trend.high if trend else None,
+            }
+        )
+    trends = pd.DataFrame(rows)
+    notes = [
+        "Slope: of NLL over the foreign share, by least squares over the shares' means; NLL can only move where the "
+        "picks do, in steps, so a line is a summary and its interval a rough one.",
+        "Never: at no share tried. That NLL is not significantly worse does not show that drift is harmless.",
+    ]
+    return Table("proxy_drift_limit", title, trends, _trend_view(trends), notes if rows else ["No finished cell yet."])
+
+
+def _trend_view(frame: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+
+    def share(value: float | None) -> str:
+        return "never" if value is None or pd.isna(value) else f"{value:.0%}"
+
+    slopes = zip(frame["nll_slope"], frame["nll_slope_low"], frame["nll_slope_high"], strict=True)
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Foreign rows from": frame["foreign"],
+            "Picks first differ at": frame["first_share_with_other_picks"].map(share),
+            "NLL first worse at": frame["first_share_significantly_worse"].map(share),
+            "Slope, nats": [
+                number(slope) if slope is None or pd.isna(slope) else f"{slope:+.4f} [{low:+.4f}, {high:+.4f}]"
+                for slope, low, high in slopes
+            ],
+        }
+    )
+
+
+def _view(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    titles = dict(zip(("ρ", "τ", "Top-K Jaccard", "Picks' Jaccard"), AGREEMENT, strict=True))
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Foreign rows from": frame["foreign"],
+            "Share": frame["share"].map(lambda share: f"{share:.0%}"),
+        }
+        | {title: frame[name].map(lambda x: number(x, 2)) for title, name in titles.items()}
+        | contrast_view(frame, 1 - settings.study.confidence)
+    )

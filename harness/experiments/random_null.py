@@ -1,0 +1,222 @@
+"""Many random layer sets: where the layers that FLoE selects fall in the distribution of what sets of K reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._shared import accuracy_of, layers_text, nll_of
+from harness.experiments._sweep import grouped, made_table
+from harness.floe import selection
+from harness.report.format import number, percent
+from harness.report.pairing import p_text
+from harness.report.statistics import proportion_at_most
+from harness.settings import Settings
+
+NULL, JUDGED = "random_layers", ("floe_layers", "topk_layers")
+
+SCORES = {"nll": (nll_of, 1), "accuracy": (accuracy_of, -1)}
+"""How each is read, and the sign under which lower is better."""
+NAMES = {"nll": "NLL", "accuracy": "accuracy %"}
+
+
+def cells(settings: Settings) -> list[Cell]:
+    """The selecting methods, and study.random_draws random layer sets, on every mix and seed."""
+    draws = [NULL, *(f"{NULL}:draw={draw}" for draw in range(1, settings.study.random_draws))]
+    return [
+        Cell(method=method, mix=mix, seed=seed)
+        for seed in range(settings.seeds)
+        for mix in settings.mixes
+        for method in (*JUDGED, *draws)
+    ]
+
+
+def tables(results: Results) -> list[Table]:
+    """Places in the null distribution; whether the selection's objective orders the draws; the draws."""
+    places, orders, draws = places_frame(results), objective_frame(results), draws_frame(results)
+    confidence = results.settings.study.confidence
+    most = results.settings.study.random_draws
+    best_of_all = proportion_at_most(np.ones(most), 0.0, confidence)[1].high
+    place_notes = [
+        "At least as good: the share of random draws whose score equals or beats the method's, with its exact "
+        f"(Clopper-Pearson) {confidence:.0%} interval; 50 % is what a random set expects. Ties count.",
+        f"With {most} draws, of a method that beats them all it can only be said that at most {best_of_all:.0%} of all "
+        "sets are as good. Draws may repeat a set; distinct: how many sets there are.",
+        "A method may adapt fewer layers than the draws' K where its Taylor budget is tight; both are shown. Each "
+        "seed has draws of its own; training noise is part of the spread.",
+    ]
+    order_notes = [
+        "Spearman's ρ over the distinct random sets between the objective that FLoE minimises, ½ Σ of the Fisher "
+        "diagonal left out, and the score after training (NLL, or accuracy with its sign changed). Positive: sets "
+        "that FLoE prefers do better. p: scipy's, of no association, not adjusted.",
+        "It asks more than the place of one set does: whether the objective orders sets at all.",
+    ]
+    return [
+        made_table("random_null", "FLoE's layers among random ones", places, lambda: _places_view(places), place_notes),
+        made_table(
+            "random_null_objective",
+            "Does the selection's objective order random sets",
+            orders,
+            lambda: _objective_view(orders),
+            order_notes,
+        ),
+        made_table(
+            "random_null_draws",
+            "The random draws",
+            draws,
+            lambda: _draws_view(draws),
+            ["NLL in nats per token on the mix's own validation rows. Shown for the first seed; the CSV has all."],
+        ),
+    ]
+
+
+def places_frame(results: Results) -> pd.DataFrame:
+    """One row per mix, seed, method and score: its share of draws at least as good, and the draws' quantiles."""
+    rows: list[dict[str, Any]] = []
+    for (mix, seed), records in _by_seed(results).items():
+        draws = _draws(records)
+        for judged in (record for record in records if record.cell.method in JUDGED):
+            for name, (read, sign) in SCORES.items():
+                null = [value for record in draws if (value := read(record)) is not None]
+                own = read(judged)
+                if own is None or not null:
+                    continue
+                share, interval = proportion_at_most(
+                    [sign * value for value in null], sign * own, results.settings.study.confidence
+                )
+                rows.append(
+                    {
+                        "mix": mix,
+                        "seed": seed,
+                        "method": judged.cell.method,
+                        "score": name,
+                        "layers": layers_text(judged.plan["layers"]),
+                        "n_layers": len(judged.plan["layers"]),
+                        "value": own,
+                        "at_least_as_good": share,
+                        "low": interval.low,
+                        "high": interval.high,
+                        "draws": len(null),
+                        "distinct_sets": len({tuple(record.plan["layers"]) for record in draws}),
+                        "k": len(draws[0].plan["layers"]),
+                    }
+                    | {f"null_q{q}": float(np.percentile(null, q)) for q in (0, 25, 50, 75, 100)}
+                )
+    return pd.DataFrame(rows)
+
+
+def objective_frame(results: Results) -> pd.DataFrame:
+    """One row per mix, seed and score: rank correlation of the selection's objective with it over distinct sets."""
+    from scipy.stats import spearmanr
+
+    rows: list[dict[str, Any]] = []
+    for (mix, seed), records in _by_seed(results).items():
+        fisher = next(
+            (record.plan["details"]["fisher_diagonal"] for record in records if record.cell.method == JUDGED[0]), None
+        )
+        distinct = list({tuple(record.plan["layers"]): record for record in _draws(records)}.values())
+        if fisher is None or len(distinct) < 3:
+            continue
+        objectives = [selection.objective(fisher, record.plan["layers"]) for record in distinct]
+        for name, (read, sign) in SCORES.items():
+            values = [read(record) for record in distinct]
+            if any(value is None for value in values) or not np.ptp(values):
+                continue
+            found: Any = spearmanr(objectives, [sign * value for value in values if value is not None])
+            rows.append(
+                {
+                    "mix": mix,
+                    "seed": seed,
+                    "score": name,
+                    "distinct_sets": len(distinct),
+                    "spearman": float(found.statistic),
+                    "p": float(found.pvalue),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def draws_frame(results: Results) -> pd.DataFrame:
+    """One row per draw."""
+    return pd.DataFrame(
+        [
+            {
+                "mix": mix,
+                "seed": seed,
+                "method": record.cell.method,
+                "layers": layers_text(record.plan["layers"]),
+                "nll": nll_of(record),
+                "accuracy": accuracy_of(record),
+            }
+            for (mix, seed), records in _by_seed(results).items()
+            for record in _draws(records)
+        ]
+    )
+
+
+def _by_seed(results: Results) -> dict[tuple[str, int], list[Record]]:
+    return grouped(results, lambda record: (record.cell.mix, record.cell.seed))
+
+
+def _draws(records: list[Record]) -> list[Record]:
+    return [record for record in records if record.cell.method.partition(":")[0] == NULL]
+
+
+def _value_text(score: str, value: float) -> str:
+    return percent(value) if score == "accuracy" else number(value, 4)
+
+
+def _places_view(frame: pd.DataFrame) -> pd.DataFrame:
+    texts = {
+        column: [_value_text(score, value) for score, value in zip(frame["score"], frame[column], strict=True)]
+        for column in ("value", "null_q0", "null_q50", "null_q100")
+    }
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Seed": frame["seed"],
+            "Method": frame["method"],
+            "Layers": frame["layers"],
+            "How many (draws' K)": [f"{n} ({k})" for n, k in zip(frame["n_layers"], frame["k"], strict=True)],
+            "Score": frame["score"].map(NAMES.get),
+            "Its own": texts["value"],
+            "Draws at least as good %": [
+                f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+                for share, low, high in zip(frame["at_least_as_good"], frame["low"], frame["high"], strict=True)
+            ],
+            "Draws (distinct)": [f"{n} ({d})" for n, d in zip(frame["draws"], frame["distinct_sets"], strict=True)],
+            "Draws: least": texts["null_q0"],
+            "median": texts["null_q50"],
+            "most": texts["null_q100"],
+        }
+    )
+
+
+def _objective_view(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Seed": frame["seed"],
+            "Score": frame["score"].map(NAMES.get),
+            "Distinct sets": frame["distinct_sets"],
+            "ρ": frame["spearman"].map(lambda x: number(x, 2, sign=True)),
+            "p": frame["p"].map(p_text),
+        }
+    )
+
+
+def _draws_view(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.loc[frame["seed"] == frame["seed"].min()]
+    return pd.DataFrame(
+        {
+            "Mix": frame["mix"],
+            "Seed": frame["seed"],
+            "Draw": frame["method"],
+            "Layers": frame["layers"],
+            "NLL": frame["nll"].map(lambda x: number(x, 4)),
+            "Accuracy %": frame["accuracy"].map(percent),
+        }
+    )

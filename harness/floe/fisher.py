@@ -1,0 +1,50 @@
+"""The Fisher information of the layer masks, from stored gradients G: numpy alone, no model.
+
+I = (1/N) Σ_n g_n g_nᵀ over N samples and L layers (FLoE, arXiv 2506.00495, layer selection).
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def layer_gradients(G_modules: ArrayLike) -> NDArray[np.float64]:
+    """G (N, L): each layer's mask gradient, from G_modules (N, L, J) of its modules, or (L, J) for N = 1.
+
+    A layer's mask multiplies the updates of all its modules, so its derivative is the sum of theirs.
+    """
+    G = np.asarray(G_modules, dtype=np.float64)
+    if G.ndim not in (2, 3):
+        raise ValueError(f"G_modules has shape {G.shape}; expected (N, L, J) or (L, J).")
+    return np.atleast_2d(G.sum(axis=-1))
+
+
+def fisher_matrix(G: ArrayLike) -> NDArray[np.float64]:
+    """The empirical Fisher I (L, L) = (1/N) Σ_n g_n g_nᵀ from mask gradients G (N, L), or (L,) for N = 1."""
+    G = _samples_by_layers(G)
+    return G.T @ G / len(G)
+
+
+def fisher_diagonal(G: ArrayLike) -> NDArray[np.float64]:
+    """The diagonal (L,) of `fisher_matrix`, I_kk = (1/N) Σ_n g_nk²: FLoE's layer score (arXiv 2506.00495)."""
+    return np.square(_samples_by_layers(G)).mean(axis=0)
+
+
+def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741
+    """The Fisher I (L, L) with only its diagonal blocks of `b` adjacent layers kept, zero elsewhere.
+
+    Blocks start at layers 0, b, 2b, …; the last is smaller where b does not divide L. b = 1 is the diagonal.
+    """
+    fisher = np.asarray(I, dtype=np.float64)
+    if fisher.ndim != 2 or fisher.shape[0] != fisher.shape[1]:
+        raise ValueError(f"The Fisher matrix has shape {fisher.shape}; expected (L, L).")
+    if b < 1:
+        raise ValueError(f"Block size b is {b}; expected at least 1 layer.")
+    block = np.arange(len(fisher)) // b
+    return np.where(block[:, None] == block, fisher, 0.0)
+
+
+def _samples_by_layers(G: ArrayLike) -> NDArray[np.float64]:
+    G = np.atleast_2d(np.asarray(G, dtype=np.float64))
+    if G.ndim != 2 or G.size == 0:
+        raise ValueError(f"G has shape {G.shape}; expected (N, L) or (L,), with at least one sample and one layer.")
+    return G

@@ -1,0 +1,123 @@
+"""Performance cliff
+
+What: along the cells that vary selection.layer_fraction, one step to fewer adapted layers costs most of what
+the whole curve loses, in accuracy or in the mix's own validation NLL, and the step is significant by a paired
+test (Holm over the curve's steps).
+
+Why: the paper says that accuracy falls off below some number of layers; a setting next to the edge is fragile,
+and a mean over the curve hides it.
+
+What to do: choose a layer fraction above the cliff, and measure between the two layer counts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.contracts import Record, Results
+from harness.report.checks import Finding
+from harness.report.statistics import compare_means, compare_right, holm
+
+NUMBER = 3
+
+VARIED = "selection.layer_fraction"
+
+SHARE = 2 / 3
+"""Of the fall from best to worst, in one step. Equal steps of a curve with 4 layer counts have a third each."""
+
+MIN_COUNTS = 4
+"""Layer counts that a curve needs: with 3, one of the two steps always has half of a steady fall."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From a layer count to the next lower one. loss: what the score loses, positive where it gets worse.
+
+    Of the paired comparison only the mean and p are used, so its interval takes the fewest resamples.
+    """
+
+    fewer: Record
+    more: Record
+    loss: float
+    p: float
+
+
+def find(results: Results) -> list[Finding]:
+    findings = []
+    for curve in _curves(results):
+        findings += _cliffs(results, curve, "accuracy", _accuracy_step)
+        findings += _cliffs(results, curve, "validation NLL", _nll_step)
+    return findings
+
+
+def _curves(results: Results) -> list[list[Record]]:
+    """Records of one mix, method and seed by number of adapted layers; of equal numbers the first."""
+    curves: dict[tuple[object, ...], dict[int, Record]] = defaultdict(dict)
+    for record in results.records:
+        cell = record.cell
+        if VARIED in dict(cell.varied):
+            others = tuple((key, value) for key, value in cell.varied if key != VARIED)
+            curves[cell.mix, cell.method, cell.seed, others].setdefault(len(record.plan["layers"]), record)
+    return [[curve[count] for count in sorted(curve)] for curve in curves.values() if len(curve) >= MIN_COUNTS]
+
+
+def _cliffs(
+    results: Results, curve: list[Record], name: str, compare: Callable[[Results, Record, Record], _Step | None]
+) -> list[Finding]:
+    steps = [step for fewer, more in pairwise(curve) if (step := compare(results, fewer, more))]
+    if len(steps) < len(curve) - 1:
+        return []
+    # From the top of the curve to its bottom, not the sum of its falls: a noisy curve goes up and down.
+    scores = [0.0]
+    for step in steps:
+        scores.append(scores[-1] + step.loss)
+    fall = max(scores) - min(scores)
+    findings = []
+    for step, p in zip(steps, holm([step.p for step in steps]), strict=True):
+        significant = p is not None and p < 1 - results.settings.study.confidence
+        if significant and step.loss >= SHARE * fall:
+            counts = len(step.more.plan["layers"]), len(step.fewer.plan["layers"])
+            message = (
+                f"{name} falls off between {counts[0]} and {counts[1]} adapted layers: it is worse by {step.loss:.3g}, "
+                f"{step.loss / fall:.0%} of all that the curve loses (Holm-adjusted p {p:.2g})"
+            )
+            findings.append(Finding("cliff", NUMBER, message, (step.fewer.cell.label, step.more.cell.label)))
+    return findings
+
+
+def _accuracy_step(results: Results, fewer: Record, more: Record) -> _Step | None:
+    """The step in accuracy on the primary evaluation, clustered by subject; None where it has none."""
+    primary = results.settings.eval.primary
+    if any("acc" not in _metrics(record, primary) for record in (fewer, more)):
+        return None
+    a, b = (results.items(record, primary) for record in (more, fewer))
+    subjects = a["subject"].to_numpy()
+    clusters = subjects if len(set(subjects)) > 1 else None
+    right_a, right_b = ((items["answer"] == items["predicted"]).to_numpy() for items in (a, b))
+    found = compare_right(right_a, right_b, clusters, resamples=2)
+    return _Step(fewer, more, found.difference, found.p)
+
+
+def _nll_step(results: Results, fewer: Record, more: Record) -> _Step | None:
+    """The step in mean per-row NLL (nats per token) on the mix's own validation rows; None where it has none."""
+    if any(f"nll_{record.cell.mix}" not in _metrics(record, "validation_nll") for record in (fewer, more)):
+        return None
+    a, b = (_row_nll(results.items(record, "validation_nll"), record.cell.mix) for record in (fewer, more))
+    found = compare_means(a, b, resamples=2)
+    return _Step(fewer, more, found.difference, found.p)
+
+
+def _metrics(record: Record, evaluation: str) -> dict[str, float]:
+    return record.scores[evaluation].metrics if evaluation in record.scores else {}
+
+
+def _row_nll(items: pd.DataFrame, mix: str) -> NDArray[np.float64]:
+    own = (items["mix"] == mix).to_numpy()
+    return items["nll"].to_numpy()[own] / items["tokens"].to_numpy()[own]

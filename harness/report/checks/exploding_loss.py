@@ -1,0 +1,54 @@
+"""Non-finite or exploding loss
+
+What: a training, a pilot or a probe had a loss that is not a finite number, or several times its first one.
+
+Why: what such a training leaves behind is not the method at its best; a single spike can undo all before it.
+
+What to do: lower train.learning_rate, add warm-up, check train.max_grad_norm and the data at that step. A cell
+whose loss became NaN while it ran has failed, and is among the missing cells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from harness.contracts import Record, Results
+from harness.report.checks import Finding
+
+NUMBER = 10
+
+EXPLODING = 3.0
+"""Times the first loss. A fine-tuning starts at 1 to 4 nats, and guessing among 32,000 tokens costs 10.4; the
+highest batch of the reference runs' trainings was 1.64 times the first."""
+
+
+def find(results: Results) -> list[Finding]:
+    cells: dict[str, list[str]] = defaultdict(list)
+    for record in results.records:
+        for name, curve in _curves(results, record):
+            fault = _fault(curve)
+            if fault:
+                cells[f"{name}: {fault}"].append(record.cell.label)
+    return [Finding("exploding_loss", NUMBER, message, tuple(labels)) for message, labels in cells.items()]
+
+
+def _curves(results: Results, record: Record) -> Iterator[tuple[str, list[float]]]:
+    if record.training:
+        yield "training", record.training.loss_curve
+    for stage in results.stages(record):
+        if stage.kind == "training":
+            yield f"pilot {stage.key}", stage.result["loss_curve"]
+        elif stage.kind == "probe":
+            yield f"probe {stage.key}", stage.result["training"]["loss_curve"]
+
+
+def _fault(curve: Sequence[float]) -> str | None:
+    for step, loss in enumerate(curve, 1):
+        if not math.isfinite(loss):
+            return f"the loss is {loss} at step {step} of {len(curve)}"
+    if not curve or max(curve) <= EXPLODING * curve[0]:
+        return None
+    worst = max(curve)
+    return f"the loss rises from {curve[0]:.3g} to {worst:.3g} at step {curve.index(worst) + 1} of {len(curve)}"

@@ -1,0 +1,44 @@
+"""Missing cells or seeds
+
+What: cells of the grid have no finished record, because they were not run or because they failed; or a method
+finished for some of its seeds only.
+
+Why: a table that leaves out what failed shows the survivors, and a mean over fewer seeds is less certain than
+the ones that it stands beside.
+
+What to do: run the profile again: what is done is not done twice, what failed is tried again. A failed cell's
+record under records/ holds its error.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from harness.contracts import Cell, Results
+from harness.report.checks import Finding
+
+NUMBER = 8
+
+
+def find(results: Results) -> list[Finding]:
+    missing = [cell for cell in results.cells if results.find(cell) is None]
+    if not missing:
+        return []
+    over_seeds: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in results.cells:
+        over_seeds[cell.method, cell.mix, cell.varied].append(cell)
+    partial = [cell for group in over_seeds.values() if not set(group) <= set(missing) for cell in group]
+    some_seeds = [cell for cell in missing if cell in partial]
+    all_seeds = [cell for cell in missing if cell not in partial]
+    total = len(results.cells)
+    findings = []
+    if all_seeds:
+        findings.append(_finding(f"{len(all_seeds)} of {total} cells have no finished record", all_seeds))
+    if some_seeds:
+        message = f"{len(some_seeds)} of {total} cells are missing though other seeds of them finished"
+        findings.append(_finding(message, some_seeds))
+    return findings
+
+
+def _finding(message: str, cells: list[Cell]) -> Finding:
+    return Finding("missing_cells", NUMBER, message, tuple(cell.label for cell in cells))

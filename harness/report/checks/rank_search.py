@@ -1,0 +1,104 @@
+"""Rank search without a clear optimum
+
+What: of each cell that searched its rank: the best rank is the smallest or largest allowed; or the curve of
+validation NLL against rank is flat, its range no wider than the curve's own roughness explains; or the best rank
+first came up among the search's last trials while ranks were still untried.
+
+Why: at the edge a better rank may lie outside; on a flat curve the rank was picked by noise; a search that still
+improves at its end has not converged, and more trials would likely change the answer.
+
+What to do: widen search.r_min and search.r_max; give probes more rows (search.probe_rows,
+search.probe_validation_rows) or report that the rank does not matter; raise search.trials. Optuna's TPE draws its
+first ten trials at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from harness.contracts import Record, Results
+from harness.report.checks import Finding
+
+NUMBER = 4
+
+MIN_RANKS = 5
+"""Fewer points leave fewer than 3 degrees of freedom for the noise, and any curve would look flat."""
+
+LATE_SHARE = 0.2
+"""The last fifth of the trials: a best rank that came up earlier survived at least a fifth of the search."""
+
+
+def find(results: Results) -> list[Finding]:
+    findings = []
+    for record in results.records:
+        details = record.plan.get("details", {})
+        if not details.get("trials"):
+            continue
+        messages = (
+            _at_edge(record, details),
+            _flat(details["trials"], results.settings.study.confidence),
+            _not_converged(record, details["trials"]),
+        )
+        findings += [
+            Finding("rank_search", NUMBER, message, (record.cell.label,)) for message in messages if message is not None
+        ]
+    return findings
+
+
+def _at_edge(record: Record, details: dict[str, Any]) -> str | None:
+    if not details["optimum_at_edge"]:
+        return None
+    ranks = [trial["r"] for trial in details["trials"]]
+    return (
+        f"the best rank, {record.plan['r']}, is on the edge of the range searched (tried: {min(ranks)} to {max(ranks)})"
+    )
+
+
+def _flat(trials: Sequence[dict[str, Any]], confidence: float) -> str | None:
+    """Compared with the studentized range: how far apart the extremes of as many values of pure noise lie."""
+    from scipy.stats import studentized_range
+
+    curve = sorted({trial["r"]: trial["value"] for trial in trials}.items())
+    if len(curve) < MIN_RANKS:
+        return None
+    ranks, values = zip(*curve, strict=True)
+    noise = _roughness(ranks, values)
+    spread = max(values) - min(values)
+    if spread and (not noise or studentized_range.sf(spread / noise, len(curve), len(curve) - 2) < 1 - confidence):
+        return None
+    return (
+        f"the curve of validation NLL over {len(curve)} ranks is flat: it spans {spread:.2g} nats with noise of "
+        f"{noise:.2g} (one standard deviation)"
+    )
+
+
+def _roughness(x: ArrayLike, y: ArrayLike) -> float:
+    """Noise sd of a smooth curve's points: each point against the line between its neighbours.
+
+    The pseudo-residuals of Gasser, Sroka and Jennen-Steinmetz (1986), Biometrika 73:625.
+    """
+    xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    left = (xs[2:] - xs[1:-1]) / (xs[2:] - xs[:-2])
+    residuals = ys[1:-1] - left * ys[:-2] - (1 - left) * ys[2:]
+    return float(np.sqrt(np.mean(residuals**2 / (1 + left**2 + (1 - left) ** 2))))
+
+
+def _not_converged(record: Record, trials: Sequence[dict[str, Any]]) -> str | None:
+    ranks = [trial["r"] for trial in trials]
+    search = record.settings.search
+    exhausted = len(set(ranks)) > search.r_max - search.r_min
+    in_order = ranks == sorted(set(ranks))  # an exhaustive search: its last trial is its largest rank
+    if exhausted or in_order:
+        return None
+    first = next(i for i, trial in enumerate(trials, 1) if trial["r"] == record.plan["r"])
+    if first <= len(trials) - math.ceil(LATE_SHARE * len(trials)):
+        return None
+    return (
+        f"the rank search has not converged: its best rank, {record.plan['r']}, first came up in trial {first} of "
+        f"{len(trials)}, with {len(set(ranks))} of {search.r_max - search.r_min + 1} ranks tried"
+    )

@@ -1,0 +1,46 @@
+"""Router collapse
+
+What: in some adapted module, almost all gate mass lies on one expert, averaged over the tokens that the
+evaluation `router` read.
+
+Why: the other experts then do nothing: MoE-LoRA has become LoRA at the price of M matrices B. A router that
+chooses sharply but sends different tokens to different experts is no collapse, and is not reported.
+
+What to do: look at the gate entropy by layer; lower the learning rate, train longer, or use fewer experts.
+"""
+
+from __future__ import annotations
+
+from harness.contracts import Results
+from harness.report.checks import Finding
+
+NUMBER = 2
+
+EVALUATION = "router"
+
+MAX_GATE = 0.9
+"""Mean gate of one expert. At 0.9 the others share a tenth of the mass, whatever their number."""
+
+
+def find(results: Results) -> list[Finding]:
+    findings = []
+    for record in results.records:
+        if EVALUATION not in record.scores:
+            continue
+        gates = results.items(record, EVALUATION)
+        if gates.empty:  # a model without a router
+            continue
+        routers = gates.groupby("module", sort=True)
+        strongest = gates.loc[routers["mean_gate"].idxmax()]
+        # One expert has all the mass by construction: no router there to collapse.
+        routed = strongest[(routers["expert"].nunique() > 1).to_numpy()]
+        collapsed = routed[routed["mean_gate"] > MAX_GATE]
+        if len(collapsed):
+            worst = collapsed.loc[collapsed["mean_gate"].idxmax()]
+            message = (
+                f"{len(collapsed)} of {len(routed)} routers give more than {MAX_GATE:.0%} of their gate mass to one "
+                f"expert; worst: {worst['module']}, expert {worst['expert']} with "
+                f"{worst['mean_gate']:.1%}"
+            )
+            findings.append(Finding("router_collapse", NUMBER, message, (record.cell.label,)))
+    return findings

@@ -1,0 +1,72 @@
+"""Unequal budgets or data
+
+What: trained cells that a table compares (same mix, seed and varied settings) differ in training data, training
+tokens, optimiser steps or base learning rate; or methods that search differ in how many trainings they spent.
+
+Why: the one that saw more data, or searched longer, may be better for that alone.
+
+What to do: compare cells of one set of settings and data. Methods that search at different cost stay comparable
+only with the planning cost beside them, or with search.trials set so that their budgets meet.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from harness.contracts import Record, Results
+from harness.report.checks import Finding
+
+NUMBER = 7
+
+SIGNIFICANT_DIGITS = 9
+"""Of a learning rate that went through a method's ratio and back."""
+
+Quantity = Callable[[Record], Any]
+
+
+def find(results: Results) -> list[Finding]:
+    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for record in results.records:
+        if record.training:
+            groups[record.cell.mix, record.cell.seed, record.cell.varied].append(record)
+    findings = [_differing(name, quantity, list(groups.values())) for name, quantity in QUANTITIES.items()]
+    return [finding for finding in findings if finding is not None]
+
+
+def _differing(name: str, quantity: Quantity, groups: list[list[Record]]) -> Finding | None:
+    """One finding for all groups in which the quantity differs; its values are those of the first."""
+    unequal: list[list[tuple[Any, Record]]] = []
+    for group in groups:
+        values = [(value, record) for record in group if (value := quantity(record)) is not None]
+        if len({value for value, _ in values}) > 1:
+            unequal.append(values)
+    if not unequal:
+        return None
+    methods: dict[Any, list[str]] = defaultdict(list)
+    for value, record in unequal[0]:
+        methods[value].append(record.cell.method)
+    cell = unequal[0][0][1].cell
+    where = ", ".join([cell.mix, f"seed {cell.seed}", *(f"{key}={value}" for key, value in cell.varied)])
+    shown = "; ".join(f"{', '.join(names)}: {value}" for value, names in methods.items())
+    more = f" (other groups of cells where they differ: {len(unequal) - 1})" if len(unequal) > 1 else ""
+    labels = tuple(record.cell.label for values in unequal for _, record in values)
+    return Finding("unequal_budgets", NUMBER, f"{name} differ in {where}: {shown}{more}", labels)
+
+
+def _base_learning_rate(record: Record) -> float | None:
+    """Before the ratio that the method states."""
+    if record.training is None:
+        return None
+    return float(f"{record.training.learning_rate / record.plan['learning_rate_ratio']:.{SIGNIFICANT_DIGITS}g}")
+
+
+QUANTITIES: dict[str, Quantity] = {
+    "training data (digests)": lambda record: record.data.get("digest"),
+    "training tokens": lambda record: record.training and record.training.tokens,
+    "optimiser steps": lambda record: record.training and record.training.optimizer_steps,
+    "base learning rates": _base_learning_rate,
+    "trainings spent on the rank search": lambda record: record.plan.get("details", {}).get("unique_trainings"),
+}
+"""What compared cells must have equal -> its value, None where a cell has none."""

@@ -1,0 +1,75 @@
+"""Tables, checks and verdicts of a results folder, from its records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from harness import claims
+from harness.contracts import Cell, Record, Table
+from harness.registry import Plugin, plugins
+from harness.report.checks import Finding, all_checks, run_checks
+from harness.results import StoredResults
+from harness.settings import Settings
+from harness.store import Store
+
+
+def experiment(
+    plugin: Plugin,
+    store: Store,
+    settings: Settings,
+    keys: Mapping[Cell, str] | None = None,
+    records: Sequence[Record] | None = None,
+) -> claims.Evidence:
+    """An experiment's records that may stand in one table, and its tables."""
+    module = plugin.load()
+    results = StoredResults(store, settings, module.cells(settings), keys, records)
+    return claims.Evidence(results, module.tables(results))
+
+
+def findings_in(evidence: claims.Evidence) -> list[Finding]:
+    """What the checks find in an experiment; nothing where it was not run."""
+    return run_checks(evidence.results) if evidence.results.records else []
+
+
+def everything(store: Store, settings: Settings) -> tuple[list[Table], list[Finding]]:
+    """The tables of every experiment that has a record, then the checks and the claims; and what the checks found."""
+    records = store.records()
+    evidence = {
+        name: experiment(plugin, store, settings, records=records) for name, plugin in plugins("experiment").items()
+    }
+    made = [table for found in evidence.values() if found.results.records for table in found.tables]
+    findings = [finding for found in evidence.values() for finding in findings_in(found)]
+    return [*made, checks_table(findings), claims.table(evidence)], findings
+
+
+def checks_table(findings: Sequence[Finding]) -> Table:
+    """The checks that fired, by number, each with what to do; a finding of several experiments once."""
+    distinct = sorted(dict.fromkeys(findings), key=lambda finding: (finding.number, finding.message))
+    advice = {check.number: check.advice for check in all_checks()}
+    frame = pd.DataFrame(
+        [
+            {
+                "number": finding.number,
+                "check": finding.check,
+                "finding": finding.message,
+                "cells": " | ".join(finding.cells),
+                "advice": advice[finding.number],
+            }
+            for finding in distinct
+        ]
+    )
+    if frame.empty:
+        return Table("checks", "Checks", frame, frame, [f"{len(advice)} checks, none fired."])
+    view = pd.DataFrame(
+        {
+            "": frame["number"],
+            "Check": frame["check"],
+            "Finding": frame["finding"],
+            "Cells": [len(finding.cells) for finding in distinct],
+            "What to do": frame["advice"],
+        }
+    )
+    notes = [f"{frame['number'].nunique()} of {len(advice)} checks fired; the cells are in checks.csv and checks.json."]
+    return Table("checks", "Checks that fired", frame, view, notes)

@@ -1,0 +1,273 @@
+"""The gate over real runs of the tiny profile: planted regressions are caught, clean repeats are not flagged."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from harness import checking, models, profiles, scoring
+from harness.cli import main as command
+from harness.contracts import Cell
+from harness.experiments import main
+from harness.floe import importance, selection
+from harness.floe.tuner import layer, mask
+from harness.grid import run_grid
+from harness.progress import Progress
+from harness.report import gate
+from harness.report.gate import Finding
+from harness.settings import Settings
+from harness.store import Store
+from harness.workbench import Workbench
+
+pytestmark = pytest.mark.slow
+
+REPEATS = 20
+
+# Sixteen steps, so that a fault in the adapter shows; no questions, which take longer than all the rest.
+OVERRIDES = {
+    "methods": "floe,hydralora", "mixes": "dolly", "data.train_rows": 64, "train.epochs": 2,
+    "search.trials": 2, "search.r_max": 3, "eval.evals": "validation_nll", "eval.primary": "validation_nll",
+}  # fmt: skip
+AS_OPTIONS = [part for key, value in OVERRIDES.items() if "." in key for part in ("--set", f"{key}={value}")]
+
+
+def settings(**overrides) -> Settings:
+    return profiles.load("tiny", OVERRIDES | overrides)
+
+
+def run(results: Path, of: Settings) -> tuple[Store, list[Cell]]:
+    store, cells = Store(results, "tiny"), main.cells(of)
+    with (results.parent / f"{results.name}.log").open("w") as log, Progress(Console(file=log)) as progress:
+        run_grid(Workbench(of, store, progress.update), cells, progress)
+    return store, cells
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The expectation of a clean run, with the run beside it."""
+    folder = tmp_path_factory.mktemp("clean")
+    store, cells = run(folder, settings())
+    checking.update(store, settings(), cells, store.folder / checking.FILE)
+    return store.folder / checking.FILE
+
+
+def check(results: Path, expected: Path) -> list[Finding]:
+    store, cells = run(results, settings())
+    return checking.check(store, settings(), cells, expected)
+
+
+# --- planted regressions ------------------------------------------------------------------------------
+
+
+def scaling(wrong: Callable[[int, float], float]) -> AbstractContextManager:
+    """Every adapter's scale as `wrong(r, lora_alpha)`, instead of alpha / r."""
+    right = layer.MoeLoraLayer.update_layer
+
+    def update_layer(self, adapter_name, r, lora_alpha, num_experts, config):
+        right(self, adapter_name, r, lora_alpha, num_experts, config)
+        self.scaling[adapter_name] = wrong(r, lora_alpha)
+
+    return patch.object(layer.MoeLoraLayer, "update_layer", update_layer)
+
+
+def router_averaged_over_the_batch() -> AbstractContextManager:
+    def gate(self, adapter_name, x):
+        logits = self.moe_lora_router[adapter_name](x)
+        return layer.gates(logits.mean(0, keepdim=True).expand_as(logits))
+
+    return patch.object(layer.MoeLoraLinear, "_gate", gate)
+
+
+def mask_off_by_one() -> AbstractContextManager:
+    @contextmanager
+    def layer_masks(model, batch_size: int) -> Iterator:
+        with mask.layer_masks(model, batch_size) as (masks, layers):
+            for k, modules in enumerate(mask._adapted_layers(model).values()):
+                for j, module in enumerate(modules):
+                    module.mask = masks[:, (k + 1) % len(layers), j]
+            yield masks, layers
+
+    return patch.object(importance, "layer_masks", layer_masks)
+
+
+def picks_off_by_one() -> AbstractContextManager:
+    right = selection.select
+
+    def select(fisher, *arguments):
+        return right(np.roll(fisher, 1), *arguments)
+
+    return patch.object(selection, "select", select)
+
+
+FAULTS = {
+    "scale without division by r": lambda: scaling(lambda r, alpha: alpha),
+    "scale by the root of r": lambda: scaling(lambda r, alpha: alpha / r**0.5),
+    "half the scale": lambda: scaling(lambda r, alpha: alpha / r / 2),
+    "router averaged over the batch": router_averaged_over_the_batch,
+    "mask off by one layer": mask_off_by_one,
+    "picks off by one layer": picks_off_by_one,
+    "Fisher without the square": lambda: patch.object(
+        importance, "fisher_diagonal", lambda G: np.atleast_2d(G).mean(axis=0)
+    ),
+    "absolute Fisher instead of squared": lambda: patch.object(
+        importance, "fisher_diagonal", lambda G: np.abs(np.atleast_2d(G)).mean(axis=0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_regression_is_caught(name, expected, tmp_path):
+    with FAULTS[name]():
+        findings = check(tmp_path, expected)
+    caught = {(f.cell, f.quantity) for f in gate.regressions(findings)}
+    assert caught, [(f.cell, f.quantity, f.found, f.detail) for f in findings]
+    if name == "scale without division by r":  # a method without layer scores has its rows alone to be caught by
+        assert ("dolly / hydralora / seed 0", "validation_nll rows") in caught
+
+
+def test_a_fault_that_stops_the_cell_is_caught_with_its_error(expected, tmp_path):
+    """A fresh adapter that changes the base model's logits: pre-flight refuses it, and the cell is missing."""
+    right = layer.MoeLoraLayer.update_layer
+
+    def update_layer(self, adapter_name, *arguments):
+        right(self, adapter_name, *arguments)
+        torch.nn.init.ones_(self.moe_lora_B[adapter_name].weight)
+
+    with patch.object(layer.MoeLoraLayer, "update_layer", update_layer):
+        findings = check(tmp_path, expected)
+    failed = gate.regressions(findings)
+    assert [(f.quantity, f.found) for f in failed] == [("cell", "missing")] * 2
+    assert all("changes the base model's logits" in f.detail for f in failed)
+
+
+def test_a_dropped_seed_is_caught(expected, tmp_path):
+    """Whether the profile lost it or its record is gone."""
+    content = json.loads(expected.read_text())
+    for label in list(content["cells"]):
+        content["cells"][label.replace("seed 0", "seed 1")] = content["cells"][label]
+    two_seeds = tmp_path / "expected.json"
+    two_seeds.write_text(json.dumps(content))
+    store = Store(expected.parent.parent, "tiny")
+    for seeds in (1, 2):
+        findings = checking.check(store, settings(seeds=seeds), main.cells(settings(seeds=seeds)), two_seeds)
+        missing = {f.cell for f in gate.regressions(findings)}
+        assert missing == {"dolly / floe / seed 1", "dolly / hydralora / seed 1"}
+
+
+# --- clean repeats ------------------------------------------------------------------------------------
+
+
+def another_machine(seed: int) -> AbstractContextManager:
+    """Base weights off by 1e-6 of themselves, ten times float32's rounding: what other kernels would do at most.
+
+    A repeat on the same machine is bit-identical and would prove nothing.
+    """
+    right = models.load
+
+    def load(of):
+        model, tokenizer = right(of)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 1e-6 * torch.randn(weight.shape, generator=generator))
+        return model, tokenizer
+
+    return patch.object(models, "load", load)
+
+
+@pytest.mark.parametrize("seed", range(REPEATS))
+def test_a_clean_repeat_on_another_machine_is_not_flagged(seed, expected, tmp_path):
+    with another_machine(seed):
+        findings = check(tmp_path, expected)
+    assert not gate.regressions(findings), [(f.cell, f.quantity, f.detail) for f in gate.regressions(findings)]
+    differences = [f.comparison.difference for f in findings if f.comparison]
+    assert any(differences), "the repeat is bit-identical and proves nothing"
+
+
+def test_other_evaluation_batches_are_not_flagged(expected, tmp_path):
+    """The same settings in name, with every evaluation batch of one row."""
+    right = scoring.row_nll
+    with patch.object(scoring, "row_nll", lambda model, examples, batch, pad: right(model, examples, 1, pad)):
+        findings = check(tmp_path, expected)
+    assert not gate.regressions(findings)
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+def gate_command(*arguments: str) -> int:
+    options = ["--methods", "floe,hydralora", "--mixes", "dolly", *AS_OPTIONS]
+    return command(["check", "tiny", *options, *arguments])
+
+
+def unpadded(capsys: pytest.CaptureFixture[str]) -> str:
+    return re.sub(" +", " ", capsys.readouterr().out)
+
+
+def test_the_command_says_ok_and_writes_markdown_and_junit(expected, tmp_path, capsys):
+    results = ("--results", str(expected.parent.parent))
+    files = ("--markdown", str(tmp_path / "gate.md"), "--junit", str(tmp_path / "gate.xml"))
+    assert gate_command(*results, *files) == 0
+    assert "check tiny: ok" in capsys.readouterr().out
+    assert "ok" in (tmp_path / "gate.md").read_text() and 'failures="0"' in (tmp_path / "gate.xml").read_text()
+
+
+def test_the_command_fails_on_a_regression_until_it_is_accepted(expected, tmp_path, capsys):
+    shutil.copytree(expected.parent, tmp_path / "tiny")
+    path = tmp_path / "tiny" / "expected.json"
+    content = json.loads(path.read_text())
+    content["cells"]["dolly / hydralora / seed 0"]["trainable_parameters"] += 1
+    path.write_text(json.dumps(content))
+    assert gate_command("--results", str(tmp_path)) == 1
+    assert "REGRESSION" in capsys.readouterr().out
+    assert gate_command("--results", str(tmp_path), "--update") == 0
+    assert "| regression | dolly / hydralora / seed 0 | trainable_parameters |" in unpadded(capsys)
+    assert gate_command("--results", str(tmp_path)) == 0
+    assert path.read_text() == expected.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "train.epochs=3"], "holds no run under these settings: `floe-bench run tiny` makes one"),
+        (["--expected", "nowhere.json"], "there is no expectation nowhere.json"),
+        (["--update", "--seeds", "2"], "2 of 4 cells are not finished"),
+    ],
+)
+def test_wrong_use_is_told_with_the_command_to_run(arguments, said, expected, capsys):
+    assert gate_command("--results", str(expected.parent.parent), *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_expectation_of_other_settings_is_refused(expected, tmp_path, capsys):
+    content = json.loads(expected.read_text())
+    content["settings"]["train"]["epochs"] = 5.0
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    arguments = ["--results", str(expected.parent.parent), "--expected", str(tmp_path / "other.json")]
+    assert gate_command(*arguments) == 2
+    assert "other settings (train.epochs 5.0 -> 2.0)" in capsys.readouterr().err
+
+
+def test_show_and_why_and_compare_on_the_run(expected, tmp_path, capsys):
+    results = ["--results", str(expected.parent.parent)]
+    assert command(["show", "tiny", "hydralora", *results]) == 0
+    assert "dolly / hydralora / seed 0: ok" in capsys.readouterr().out
+    assert command(["show", "tiny", "hydralora", "--json", *results]) == 0
+    assert json.loads(capsys.readouterr().out)["cell"]["method"] == "hydralora"
+    options = ["--methods", "floe,hydralora", "--mixes", "dolly", *AS_OPTIONS, *results]
+    assert command(["why", "tiny", "hydralora", *options]) == 0
+    assert capsys.readouterr().out.startswith("dolly / hydralora / seed 0: done")
+    assert command(["why", "tiny", "hydralora", *options, "--set", "train.epochs=3"]) == 0
+    assert "to do: settings.train.epochs 2.0 -> 3.0 (since" in capsys.readouterr().out
+    assert command(["compare", str(expected.parent), str(expected.parent)]) == 0
+    assert unpadded(capsys).count("| tie |") == 2
+    assert command(["compare", str(expected.parent), "--methods", "floe,hydralora"]) == 0
+    assert "floe against hydralora" in capsys.readouterr().out
