@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = add("list", commands.list_, "methods, mixes, evaluations, experiments and profiles")
     plan = add("plan", commands.plan, "what a run would do and cost, without weights or network")
     run = add("run", commands.run, "run what is not done of a profile's grid, then write its tables")
-    report = add("report", commands.report, "write the tables from the records alone")
+    report = add("report", commands.report, "tables, checks and claims, from the records alone")
     check = add("check", commands.check, "hold a run against the expectation that was committed for it")
     compare = add("compare", commands.compare, "two runs, or two methods of one run, answer by answer")
     show = add("show", commands.show, "print a cell's record")
@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (plan, run, report, check, why):
         _add_grid(sub)
     _add_profile(show)
+    report.set_defaults(experiment=None)  # every experiment that has a record
+    report.add_argument("--strict", action="store_true", help="exit code 1 where a check fires")
     for sub in (listing, plan, show):
         sub.add_argument("--json", action="store_true", help="as JSON")
     for sub in (show, why):
@@ -79,7 +81,7 @@ def _add_grid(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--methods", metavar="A,B", help="instead of the profile's; options as lora:r=16")
     sub.add_argument("--mixes", metavar="X,Y", help="instead of the profile's")
     sub.add_argument("--seeds", metavar="N", type=int, help="how many seeds")
-    sub.add_argument("--experiment", metavar="NAME", default="main", help="which experiment (default: main)")
+    sub.add_argument("--experiment", metavar="A,B", default="main", help="which experiments (default: main)")
     sub.add_argument("--data-dir", metavar="DIR", help="read data from this folder (or FLOE_DATA_DIR)")
     sub.add_argument("--model-path", metavar="DIR", help="read the weights from this folder")
     sub.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any other setting")

@@ -10,12 +10,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import profiles, registry
-from harness.contracts import Cell
+from harness.contracts import Cell, Table
 from harness.errors import UsageError
 from harness.settings import Settings
+
+if TYPE_CHECKING:
+    from harness.report.checks import Finding
+    from harness.store import Store
 
 OK, FAILED = 0, 1
 
@@ -56,10 +60,19 @@ def _checked(settings: Settings) -> Settings:
     return settings.model_copy(update={"methods": methods})
 
 
-def _grid(options: argparse.Namespace) -> tuple[Settings, Any, list[Cell]]:
-    experiment = registry.find("experiment", options.experiment).load()
+def _experiments(options: argparse.Namespace) -> list[registry.Plugin]:
+    """The experiments that --experiment names; every one where it names none."""
+    if options.experiment is None:
+        return list(registry.plugins("experiment").values())
+    names = dict.fromkeys(name for name in options.experiment.split(",") if name)
+    return [registry.find("experiment", name) for name in names]
+
+
+def _grid(options: argparse.Namespace) -> tuple[Settings, list[Cell]]:
+    """The settings, and the cells of all experiments named, each once."""
+    experiments = _experiments(options)
     settings = _settings(options)
-    return settings, experiment, experiment.cells(settings)
+    return settings, list(dict.fromkeys(cell for plugin in experiments for cell in plugin.load().cells(settings)))
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -101,7 +114,7 @@ def list_(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """What a run would do and cost."""
-    settings, _, cells = _grid(options)
+    settings, cells = _grid(options)
     from harness.quiet import quiet_libraries
 
     quiet_libraries()
@@ -119,7 +132,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run what is not done, then write the tables; FAILED where a cell failed."""
-    settings, experiment, cells = _grid(options)
+    settings, cells = _grid(options)
     from harness.quiet import quiet_libraries
     from harness.store import Store
 
@@ -132,36 +145,55 @@ def run(options: argparse.Namespace) -> int:
 
         with Progress() as progress:
             outcome = run_grid(Workbench(settings, store, progress.update), cells, progress)
-        _write_tables(experiment, store, settings, cells, outcome.keys)
+        for plugin in _experiments(options):
+            _write_experiment(store, plugin, settings, outcome.keys)
     print(f"{outcome.ran} cells run, {outcome.skipped} already done, {outcome.failed} failed", file=sys.stderr)
     return FAILED if outcome.failed else OK
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the tables from the records alone."""
-    settings, experiment, cells = _grid(options)
+    """Write tables, checks and claims from the records alone; with --strict FAILED where a check fired."""
+    experiments = _experiments(options)
+    settings = _settings(options)
+    from harness import reporting
     from harness.store import Store
 
     store = Store(options.results, options.profile)
     store.ensure_writable()
-    _write_tables(experiment, store, settings, cells)
-    return OK
+    if options.experiment is None:
+        made, findings = reporting.everything(store, settings)
+        _write(store, made)
+    else:
+        findings = [finding for plugin in experiments for finding in _write_experiment(store, plugin, settings)]
+    return FAILED if options.strict and findings else OK
 
 
-def _write_tables(
-    experiment: Any, store: Any, settings: Settings, cells: Sequence[Cell], keys: dict[Cell, str] | None = None
-) -> None:
+def _write_experiment(
+    store: Store, plugin: registry.Plugin, settings: Settings, keys: dict[Cell, str] | None = None
+) -> list[Finding]:
+    """Write and print an experiment's tables, and say which checks fired on it."""
+    from harness import reporting
+
+    evidence = reporting.experiment(plugin, store, settings, keys)
+    findings = reporting.findings_in(evidence)
+    _write(store, evidence.tables)
+    for finding in findings:
+        print(f"check {finding.number}, {finding.check}: {finding.message}", file=sys.stderr)
+    results = evidence.results
+    print(f"{plugin.id}: {len(results.records)} of {len(results.cells)} cells finished", file=sys.stderr)
+    return findings
+
+
+def _write(store: Store, made: Sequence[Table]) -> None:
     from harness.report import tables
-    from harness.results import StoredResults
 
-    results = StoredResults(store, settings, cells, keys)
-    print(tables.write(experiment.tables(results), store.folder / "tables"))
-    print(f"tables: {store.folder / 'tables'}; {len(results.records)} of {len(cells)} cells finished", file=sys.stderr)
+    print(tables.write(made, store.folder / "tables"))
+    print(f"tables: {store.folder / 'tables'}", file=sys.stderr)
 
 
 def check(options: argparse.Namespace) -> int:
     """Hold the run against its expectation; FAILED for a regression. With --update write a new expectation."""
-    settings, _, cells = _grid(options)
+    settings, cells = _grid(options)
     from harness import checking
     from harness.files import write_text
     from harness.report import gate, gate_text
@@ -214,7 +246,7 @@ def show(options: argparse.Namespace) -> int:
 
 def why(options: argparse.Namespace) -> int:
     """Print why a cell is or is not done. Needs no weights where the profile's lie in a package or are random."""
-    settings, _, cells = _grid(options)
+    settings, cells = _grid(options)
     from harness import inspecting
     from harness.store import Store
 

@@ -13,7 +13,7 @@ from harness import stages
 from harness.contracts import AdapterPlan, Cell, Record, Score, TrainOutcome
 from harness.errors import UsageError
 from harness.files import digest
-from harness.identity import engine_digest, provenance, result_settings, source_digests, versions
+from harness.identity import ENGINE, module_digests, provenance, result_settings, source_digests, versions
 from harness.inputs import Inputs
 from harness.overlap import NGRAM, overlapping
 from harness.registry import MethodRef, find, parse_method
@@ -34,7 +34,7 @@ def cell_identity(bench: Workbench, cell: Cell) -> dict[str, Any]:
         "other_methods": {other.name: source_digests(other.plugin.file) for other in others},
         "mix": source_digests(find("mix", cell.mix).file),
         "evaluations": {plugin.id: source_digests(plugin.file) for plugin in evals},
-        "engine": engine_digest(),
+        "engine": module_digests(*ENGINE),
         "data": {mix: bench.mix(mix).digest for mix in mixes},
         "text": bench.text_digest,
         "items": {plugin.id: stages.items_digest(bench, plugin) for plugin in evals},

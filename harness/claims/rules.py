@@ -16,6 +16,7 @@ from harness.claims import Claim, Evidence, Verdict
 from harness.contracts import Record, Results
 from harness.report import pairing
 from harness.report.statistics import compare_over_seeds, holm, wilson
+from harness.report.trend import linear_trend
 
 
 def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
@@ -110,6 +111,38 @@ def linear_memory(evidence: Evidence, claim: Claim) -> Verdict:
     if all(line["low"] > 0 and line["r_squared"] >= claim.figures["r_squared"] for line in lines):
         return Verdict("reproduced", ours, "a rising line, and no curve beside it")
     return Verdict("underpowered", ours, "the measured peaks scatter too much about the line")
+
+
+def latency_rises_with_experts(evidence: Evidence, claim: Claim) -> Verdict:
+    """Milliseconds per token against M: a line's slope whose interval lies above 0."""
+    rows = [row for row in evidence.rows("experts_latency") if row["num_experts"] and row["ms_per_token"] is not None]
+    if len(rows) < 3:
+        return Verdict("underpowered", "–", "fewer than three numbers of experts have a latency")
+    base = next((row["ms_per_token"] for row in evidence.rows("experts_latency") if not row["num_experts"]), None)
+    x, y = [row["num_experts"] for row in rows], [row["ms_per_token"] for row in rows]
+    slope = linear_trend(x, y, evidence.confidence)
+    ours = f"{slope.slope:+.4f} ms a token and expert [{slope.low:+.4f}, {slope.high:+.4f}]"
+    if base:
+        ours += f"; M = {x[-1]}: {y[-1] / base:.2f} × the base model"
+    if slope.low > 0:
+        return Verdict("reproduced", ours, "latency rises with the number of experts")
+    if slope.high <= 0:
+        return Verdict("not reproduced", ours, "latency does not rise with the number of experts")
+    return Verdict("underpowered", ours, "the slope's interval covers 0")
+
+
+def linear_scoring(evidence: Evidence, claim: Claim) -> Verdict:
+    """Exponent of the seconds of diagonal Fisher scoring in depth: its interval below `exponent`, O(L²) being 2."""
+    rows = [row for row in evidence.rows("scoring_cost_trend") if row["scorer"] == "fisher_gradients"]
+    if not rows:
+        return Verdict("underpowered", "–", "too few depths for a trend")
+    (row,) = rows
+    ours = f"seconds grow as L^{row['exponent']:.2f} [{row['low']:.2f}, {row['high']:.2f}] over {row['depths']} depths"
+    if row["high"] <= claim.figures["exponent"]:
+        return Verdict("reproduced", ours, "no faster than linear in depth")
+    if row["low"] > claim.figures["exponent"]:
+        return Verdict("not reproduced", ours, "faster than linear in depth")
+    return Verdict("underpowered", ours, f"the exponent's interval covers {claim.figures['exponent']}")
 
 
 def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:

@@ -1,4 +1,4 @@
-"""What stored G (N samples, L layers) and T say, in numpy alone: a report needs no torch."""
+"""What stored G (N samples, L layers) and T say of rankings and picks."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from harness.contracts import Table
-from harness.experiments._gradients import Floats, diagonal, ranks
+from harness.experiments._gradients import Floats, ranks
+from harness.floe.fisher import fisher_diagonal
 from harness.report.format import MISSING, number
 from harness.report.trend import Trend, linear_trend
 from harness.settings import Settings
@@ -24,8 +25,9 @@ Measured = tuple[str, int, Floats, tuple[int, ...]]
 def spread_tables(measured: Sequence[Measured], settings: Settings) -> list[Table]:
     """One row per layer, and one per mix and source of spread."""
     by_mix = {mix: [one for one in measured if one[0] == mix] for mix in dict.fromkeys(one[0] for one in measured)}
-    layers = pd.DataFrame([row for mix, own in by_mix.items() for row in layer_rows(mix, own, settings)])
-    depths = pd.DataFrame([row for mix in by_mix for row in depth_rows(layers[layers["mix"] == mix], settings)])
+    rows = {mix: layer_rows(mix, own, settings) for mix, own in by_mix.items()}
+    layers = pd.DataFrame([row for own in rows.values() for row in own])
+    depths = pd.DataFrame([row for own in rows.values() for row in depth_rows(own, settings)])
     nothing = ["No finished cell has layer scores yet."]
     title = "Each layer's Fisher score and rank"
     deep = "Rank spread of deep against shallow layers"
@@ -48,11 +50,11 @@ def layer_rows(mix: str, measured: Sequence[Measured], settings: Settings) -> li
     share and rank; rank's spread over all conditions, and in how many of them it is picked (a fraction)."""
     _, _, G, _ = measured[0]
     n_layers, tail = G.shape[1], (1 - settings.study.confidence) / 2
-    scores = diagonal(G)
+    scores = fisher_diagonal(G)
     resampled = _resampled_scores(G)
     shares = resampled / resampled.sum(axis=1, keepdims=True)
     resampled_ranks = ranks(resampled)
-    across = np.array([ranks(diagonal(other)) for _, _, other, _ in measured])
+    across = np.array([ranks(fisher_diagonal(other)) for _, _, other, _ in measured])
     picked = np.mean([np.isin(np.arange(n_layers), chosen) for *_, chosen in measured], axis=0)
     bands = np.quantile(shares, (tail, 1 - tail), axis=0), np.quantile(resampled_ranks, (tail, 1 - tail), axis=0)
     return [
@@ -77,19 +79,19 @@ def layer_rows(mix: str, measured: Sequence[Measured], settings: Settings) -> li
     ]
 
 
-def depth_rows(layers: pd.DataFrame, settings: Settings) -> list[dict[str, Any]]:
+def depth_rows(layers: Sequence[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
     """Of one mix's layers: mean rank spread of each half, their difference (layers as the units), and its interval."""
-    deep = (layers["half"] == "deep").to_numpy(dtype=float)
+    deep = np.array([row["half"] == "deep" for row in layers], dtype=float)
     found = []
     for source in ("conditions", "resampled"):
-        spread = layers[f"rank_sd_{source}"].astype(float).to_numpy()
+        spread = np.array([row[f"rank_sd_{source}"] for row in layers], dtype=float)
         if len(spread) < 3 or np.isnan(spread).any():
             continue
         # The slope on a 0/1 regressor is the difference of the two means, its interval Student's with pooled variance.
         difference = linear_trend(deep, spread, settings.study.confidence)
         found.append(
             {
-                "mix": layers["mix"].iloc[0],
+                "mix": layers[0]["mix"],
                 "spread_over": source,
                 "layers": len(spread),
                 "shallow": spread[deep == 0].mean(),
@@ -156,7 +158,7 @@ def _depth_view(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "Mix": frame["mix"],
-            "Rank sd over": frame["spread_over"].map({"conditions": "conditions", "resampled": "resampled rows"}),
+            "Rank sd over": ["resampled rows" if source == "resampled" else source for source in frame["spread_over"]],
             "Layers": frame["layers"],
             "Shallow half": frame["shallow"].map(lambda x: number(x, 2)),
             "Deep half": frame["deep"].map(lambda x: number(x, 2)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from harness.contracts import Cell, Results, Table
@@ -74,7 +76,7 @@ def _seeded(method: str, mix: str, settings: Settings) -> list[Cell]:
     return [Cell(method=method, mix=mix, seed=seed) for seed in range(settings.seeds)]
 
 
-def _overlaps(results: Results) -> list[dict]:
+def _overlaps(results: Results) -> list[dict[str, Any]]:
     """Mean Jaccard index, over seeds, of each source's layers with the mix's own picks."""
     settings = results.settings
     found = []
@@ -95,9 +97,10 @@ def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
     if frame.empty:
         return Table("cross_domain_matrix", title, frame, frame, ["No finished cell yet."])
     alpha = 1 - settings.study.confidence
-    long = frame[["mix", "layers_from", "nll", "nll_difference", "nll_p", "jaccard", "is"]]
-    by_pair = {(row["layers_from"], row["mix"]): row for _, row in long.iterrows()}
-    origins = list(dict.fromkeys([*settings.mixes, *long["layers_from"]]))
+    columns = ("mix", "layers_from", "nll", "nll_difference", "nll_p", "jaccard", "is")
+    rows: list[dict[str, Any]] = [{name: row[name] for name in columns} for row in frame.to_dict("records")]
+    by_pair = {(row["layers_from"], row["mix"]): row for row in rows}
+    origins = list(dict.fromkeys([*settings.mixes, *(row["layers_from"] for row in rows)]))
     view = pd.DataFrame(
         {"Layers from": origins}
         | {mix: [_entry(by_pair.get((origin, mix)), alpha) for origin in origins] for mix in settings.mixes}
@@ -107,10 +110,10 @@ def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
         "cross_domain. Own picks are 0, and = marks layers that came out the same as own picks. A zero without = is "
         "a tie like any other without *."
     ]
-    return Table("cross_domain_matrix", title, long, view, notes)
+    return Table("cross_domain_matrix", title, pd.DataFrame(rows), view, notes)
 
 
-def _entry(row: pd.Series | None, alpha: float) -> str:
+def _entry(row: dict[str, Any] | None, alpha: float) -> str:
     if row is None:
         return number(None)
     if row["is"] == "reference":

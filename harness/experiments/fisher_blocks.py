@@ -10,8 +10,9 @@ import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
 from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._gradients import Floats, blocks, diagonal, matrix, picks, scored
+from harness.experiments._gradients import Floats, picks, scored
 from harness.experiments._shared import layers_text
+from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 from harness.floe.selection import objective
 from harness.report.format import number, percent
 from harness.report.statistics import jaccard
@@ -79,15 +80,15 @@ def tables(results: Results) -> list[Table]:
 
 def criteria(results: Results, record: Record, G: Floats) -> dict[str, Floats]:
     """Criterion -> the Fisher it selects by, (L,) or (L, L); those that the record measured."""
-    full = matrix(G)
-    found = {"diagonal": diagonal(G)}
-    found |= {f"blocks of {b}": blocks(full, b) for b in results.settings.study.block_sizes}
+    full = fisher_matrix(G)
+    found = {"diagonal": fisher_diagonal(G)}
+    found |= {f"blocks of {b}": block_fisher(full, b) for b in results.settings.study.block_sizes}
     found |= {"full": full}
     by_parameter = results.arrays(record, "parameter_diagonal")
     if by_parameter is not None:
         found["parameter diagonal"] = by_parameter["D"]
     true = results.arrays(record, "true_fisher_gradients")
-    return found | ({"true Fisher": diagonal(true["G"])} if true is not None else {})
+    return found | ({"true Fisher": fisher_diagonal(true["G"])} if true is not None else {})
 
 
 def pick_rows(fishers: dict[str, Floats], G: Floats, T: Floats, settings: Settings) -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ def pick_rows(fishers: dict[str, Floats], G: Floats, T: Floats, settings: Settin
     `objective_share` is that as a share of adapting no layer. The last row is the mean of random sets as large as
     the diagonal's picks, whatever their Taylor importance.
     """
-    full, taken = matrix(G), {name: picks(fisher, T, settings.selection) for name, fisher in fishers.items()}
+    full, taken = fisher_matrix(G), {name: picks(fisher, T, settings.selection) for name, fisher in fishers.items()}
     nothing, size = objective(full, ()), len(taken["diagonal"])
     rows: list[dict[str, Any]] = [
         {
@@ -165,14 +166,17 @@ def mass_row(G: Floats, settings: Settings) -> dict[str, Any]:
     `off_diagonal_by_chance` is the share to expect with each g_nk's sign drawn at random: no layers correlated, the
     diagonal the same. `mean_gradient` is |(1/N) Σ g_n|² over the trace: what a pilot off its optimum adds to I.
     """
-    I, squares = matrix(G), np.square(G)  # noqa: E741
+    I, squares = fisher_matrix(G), np.square(G)  # noqa: E741
     total, on = float(np.square(I).sum()), float(np.square(I.diagonal()).sum())
     by_chance = float((squares.sum(axis=1) ** 2 - np.square(squares).sum(axis=1)).sum() / len(G) ** 2)
     return {
         "samples": len(G),
         "off_diagonal": _share(total - on, total),
         "off_diagonal_by_chance": _share(by_chance, on + by_chance),
-        **{f"in_blocks_{b}": _share(float(np.square(blocks(I, b)).sum()), total) for b in settings.study.block_sizes},
+        **{
+            f"in_blocks_{b}": _share(float(np.square(block_fisher(I, b)).sum()), total)
+            for b in settings.study.block_sizes
+        },
         "off_diagonal_objective": _share(float(I.sum() - I.trace()), float(I.sum())),
         "mean_gradient": _share(float(np.square(G.mean(axis=0)).sum()), float(I.trace())),
     }

@@ -101,7 +101,7 @@ def tables(results: Results) -> list[Table]:
         return [Table("planted_layers", title, frame, frame, ["No finished cell yet."])]
     notes = [
         "Each seed has its own base weights, planted layers, teacher, rows and pilot. Found: exactly the planted "
-        f"layers were picked, with its {results.settings.study.confidence:.0%} Wilson interval; Jaccard: their mean overlap.",
+        f"layers were picked, with its {results.settings.study.confidence:.0%} Wilson interval. Jaccard: mean overlap.",
         f"Pipelines select under a Taylor budget of c = {WIDE_BUDGET:g}, which hardly binds two layers, and under "
         "METHOD's default c = K/L; in budget: how often that budget admits the planted set at all. Top: the K highest "
         "scores, for Taylor the K lowest.",

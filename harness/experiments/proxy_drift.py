@@ -95,23 +95,26 @@ def _trend(frame: pd.DataFrame, settings: Settings) -> Table:
     """Per mix: the least share at which NLL is significantly worse, and the slope of NLL over the share."""
     title = "How far the selection sample may drift"
     alpha = 1 - settings.study.confidence
+    everything: list[dict[Any, Any]] = frame.to_dict("records")
     rows: list[dict[str, Any]] = []
-    for mix in settings.mixes if len(frame) else ():
-        own = frame[(frame["mix"] == mix) & frame["nll"].notna()]
-        if own.empty:
+    for mix in settings.mixes:
+        own = [row for row in everything if row["mix"] == mix and not pd.isna(row["nll"])]
+        if not own:
             continue
-        worse = own[(own["nll_p"].astype(float) < alpha) & (own["nll_difference"].astype(float) > 0)]
-        moved = own[own["jaccard_picks"].astype(float) < 1]
-        trend = (
-            linear_trend(own["share"], own["nll"], settings.study.confidence) if own["share"].nunique() > 2 else None
-        )
+        significant = [row for row in own if not pd.isna(row["nll_p"]) and row["nll_p"] < alpha]
+        worse = [row["share"] for row in significant if row["nll_difference"] > 0]
+        moved = [row["share"] for row in own if not pd.isna(row["jaccard_picks"]) and row["jaccard_picks"] < 1]
+        trend = None
+        if len(own) > 2:
+            shares, nlls = ([row[name] for row in own] for name in ("share", "nll"))
+            trend = linear_trend(shares, nlls, settings.study.confidence)
         rows.append(
             {
                 "mix": mix,
-                "foreign": own["foreign"].iloc[0],
+                "foreign": own[0]["foreign"],
                 "shares": len(own),
-                "first_share_with_other_picks": moved["share"].min() if len(moved) else None,
-                "first_share_significantly_worse": worse["share"].min() if len(worse) else None,
+                "first_share_with_other_picks": min(moved, default=None),
+                "first_share_significantly_worse": min(worse, default=None),
                 "nll_slope": trend.slope if trend else None,
                 "nll_slope_low": trend.low if trend else None,
                 "nll_slope_high": trend.high if trend else None,

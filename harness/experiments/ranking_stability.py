@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from harness.contracts import Cell, Results, Table
 from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._gradients import Floats, diagonal, picks, scored, top
+from harness.experiments._gradients import Floats, picks, scored, top
 from harness.experiments._layer_spread import spread_tables
+from harness.floe.fisher import fisher_diagonal
 from harness.report.format import MISSING, number
 from harness.report.statistics import jaccard, kendall, spearman
 from harness.settings import Settings
@@ -111,7 +113,7 @@ def tables(results: Results) -> list[Table]:
             continue
         _, G, T = found
         gradients[condition] = G
-        scores = diagonal(G)
+        scores = fisher_diagonal(G)
         ranked.append(Ranked(condition, scores, picks(scores, T, settings.selection)))
     pairs = pd.DataFrame([_pair(a, b, settings) for a, b in combinations(ranked, 2) if _comparable(a, b)])
     return [
@@ -190,8 +192,8 @@ def _summary_view(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _two_digits(column: pd.Series) -> pd.Series:
-    return column.map(lambda x: number(x, 2))
+def _two_digits(column: Iterable[Any]) -> list[str]:
+    return [number(x, 2) for x in column]
 
 
 def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
@@ -200,13 +202,16 @@ def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
     if pairs.empty:
         return Table("ranking_stability_pairs", title, pairs, pairs, NOTHING_YET)
     names = list(dict.fromkeys(r.condition.sample for r in ranked))
-    means = pairs.groupby(["a", "b"])[["spearman", "kendall"]].mean()
+    over_seeds: dict[tuple[str, str], list[Any]] = {}
+    for pair in pairs.to_dict("records"):
+        over_seeds.setdefault((pair["a"], pair["b"]), []).append(pair)
     view = pd.DataFrame({"": [f"{i} {name}" for i, name in enumerate(names, 1)]})
     for j, column in enumerate(names):
         entries = []
         for i, row in enumerate(names):
             key, name = ((row, column), "spearman") if i <= j else ((column, row), "kendall")
-            entries.append(number(means.loc[key, name], 2) if key in means.index else MISSING)
+            found = [pair[name] for pair in over_seeds.get(key, [])]
+            entries.append(number(fmean(found), 2) if found else MISSING)
         view[str(j + 1)] = entries
     notes = [
         "Above the diagonal Spearman's ρ, below it Kendall's τ, both between conditions of one seed (means over "

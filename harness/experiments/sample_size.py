@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from harness.contracts import Cell, Results, Table
-from harness.experiments._gradients import Floats, diagonal, picks, scored, top
+from harness.experiments._gradients import Floats, picks, scored, top
+from harness.floe.fisher import fisher_diagonal
 from harness.report.format import number
 from harness.report.statistics import jaccard, spearman
 from harness.settings import Settings
@@ -54,7 +55,7 @@ def subset_agreement(G: Floats, T: Floats, n: int, settings: Settings) -> list[d
     spearman_full, jaccard_top_k, jaccard_picks: against all N rows, which hold the subset. spearman_halves: against
     n other rows, NaN where N < 2 n. relative_error: the standard error of I_kk as a share of it, median over layers.
     """
-    everything = diagonal(G)
+    everything = fisher_diagonal(G)
     full_top = top(everything, settings.selection)
     full_picks = picks(everything, T, settings.selection)
     found = []
@@ -69,7 +70,9 @@ def subset_agreement(G: Floats, T: Floats, n: int, settings: Settings) -> list[d
                 "spearman_full": spearman(scores, everything),
                 "jaccard_top_k": jaccard(top(scores, settings.selection), full_top),
                 "jaccard_picks": jaccard(picks(scores, T, settings.selection), full_picks),
-                "spearman_halves": spearman(scores, diagonal(G[order[n : 2 * n]])) if 2 * n <= len(G) else np.nan,
+                "spearman_halves": spearman(scores, fisher_diagonal(G[order[n : 2 * n]]))
+                if 2 * n <= len(G)
+                else np.nan,
                 "relative_error": float(np.median(error)) if len(error) else np.nan,
             }
         )

@@ -23,7 +23,7 @@ def _write(table: Table, folder: Path) -> str:
     write_text(folder / f"{table.id}.md", markdown)
     write_text(folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n"))
     write_text(folder / f"{table.id}.tex", to_latex(table.title, table.view, table.notes))
-    rows = json.loads(table.frame.to_json(orient="records")) if len(table.frame) else []
+    rows = json.loads(str(table.frame.to_json(orient="records"))) if len(table.frame) else []
     write_json(folder / f"{table.id}.json", {"title": table.title, "notes": list(table.notes), "rows": rows})
     return markdown
 

@@ -22,7 +22,7 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     rows = [
         Row(item["prompt"], item["completion"], item["domain"], item["task"]) for item in items if item["repeat"] == 0
     ]
-    tokens = int(inputs.nll(rows)["tokens_read"].sum())
+    tokens = sum(inputs.nll(rows)["tokens_read"].tolist())
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -1,6 +1,7 @@
 """The router: each expert's share of the gate, and the gates' entropy (nats), per adapted module."""
 
 import time
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -32,7 +33,7 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     with gate_statistics(inputs.model) as gates:
         for item in items:  # one row at a time: padding would count as tokens
             row = Row(item["prompt"], item["completion"], item["domain"], item["task"])
-            tokens += int(inputs.nll([row])["tokens_read"].sum())
+            tokens += sum(inputs.nll([row])["tokens_read"].tolist())
     lines = [
         {"module": name, "expert": expert, "mean_gate": float(gate), "entropy": found.entropy}
         for name, found in gates.result().items()
@@ -40,6 +41,6 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     ]
     frame = pd.DataFrame(lines)
     modules = frame.groupby("module").agg(max_gate=("mean_gate", "max"), entropy=("entropy", "first"))
-    metrics = {"max_gate": float(modules["max_gate"].mean()), "entropy": float(modules["entropy"].mean())}
+    metrics = {name: fmean(modules[name].tolist()) for name in ("max_gate", "entropy")}
     seconds = time.perf_counter() - start
     return Scored(Score(metrics=metrics, n_items=len(frame), tokens=tokens, seconds=seconds), frame)

@@ -1,21 +1,7 @@
-"""The numpy forms of the Fisher against the scorers' own module, and ranks by hand."""
-
-import numpy as np
-import pytest
+"""Ranks, top layers and picks, by hand."""
 
 from harness import profiles
 from harness.experiments import _gradients
-from harness.floe import importance
-
-G = np.random.default_rng(0).normal(size=(9, 5))
-
-
-def test_the_fisher_is_that_of_importance():
-    full = importance.fisher_matrix(G)
-    assert _gradients.matrix(G) == pytest.approx(full)
-    assert _gradients.diagonal(G) == pytest.approx(importance.fisher_diagonal(G))
-    for b in (1, 2, 3, 7):
-        assert _gradients.blocks(full, b) == pytest.approx(importance.block_fisher(full, b))
 
 
 def test_rank_1_is_the_highest_score_and_ties_go_to_the_lower_layer():

@@ -66,13 +66,13 @@ def test_agreement_by_what_differs_and_for_every_pair(made):
     results.add(Condition("dolly", 0, 1.0, 1.0).cell(settings), arrays=arrays([*up[:6], 8, 7]))  # the last two swapped
     results.add(Condition("dolly", 1, 0.5, 1.0).cell(settings), arrays=arrays(up[::-1]))
     summary, pairs, *_ = ranking_stability.tables(results)
-    by_what = summary.frame.set_index("differs")
-    assert by_what.loc["pilot fraction", "spearman"] == pytest.approx(1 - 6 * 2 / (8 * 63))
-    assert by_what.loc["pilot fraction", "kendall"] == pytest.approx(26 / 28)
-    assert by_what.loc["pilot fraction", "jaccard_top_k"] == 1
-    assert by_what.loc["pilot fraction", "spearman_shallow"] == pytest.approx(1)
-    assert by_what.loc["pilot fraction", "spearman_deep"] == pytest.approx(1 - 6 * 2 / (4 * 15))
-    assert by_what.loc["seed", "spearman"] == pytest.approx(-1) and by_what.loc["seed", "jaccard_picks"] == 0
+    by_what = summary.frame.set_index("differs").to_dict("index")
+    assert by_what["pilot fraction"]["spearman"] == pytest.approx(1 - 6 * 2 / (8 * 63))
+    assert by_what["pilot fraction"]["kendall"] == pytest.approx(26 / 28)
+    assert by_what["pilot fraction"]["jaccard_top_k"] == 1
+    assert by_what["pilot fraction"]["spearman_shallow"] == pytest.approx(1)
+    assert by_what["pilot fraction"]["spearman_deep"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert by_what["seed"]["spearman"] == pytest.approx(-1) and by_what["seed"]["jaccard_picks"] == 0
     # Of seeds 0 and 1 only the same condition is compared: 0.5 with 1.0 across seeds would differ in two things.
     assert len(pairs.frame) == 2 and pairs.view.iloc[0, 1] == "-1.00"
     assert pairs.view.iloc[0, 2] == "0.98" and pairs.view.iloc[1, 1] == "0.93"
@@ -87,14 +87,16 @@ def test_a_noisy_deep_half_spreads_its_ranks(made):
     noisy = generator.normal(size=(60, 10)) * 5  # variances alike: their ranks are chance
     measured = [("dolly", 0, np.hstack([steady, noisy]), (0,)), ("dolly", 1, np.hstack([steady, noisy]), (1,))]
     layers, depth = _layer_spread.spread_tables(measured, settings)
-    resampled = depth.frame.set_index("spread_over").loc["resampled"]
+    by_source = depth.frame.set_index("spread_over").to_dict("index")
+    resampled = by_source["resampled"]
     assert resampled["verdict"] == "deep layers less stable" and resampled["low"] > 0
     own = layers.frame["rank_sd_resampled"]
     assert resampled["difference"] == pytest.approx(own[10:].mean() - own[:10].mean())
-    assert depth.frame.set_index("spread_over").loc["conditions", "verdict"] == "no difference seen"  # one and the same
-    assert layers.frame["share"].sum() == pytest.approx(1)
-    assert (layers.frame["share_low"] <= layers.frame["share"]).all()
-    assert (layers.frame["rank_low"] <= layers.frame["rank_high"]).all()
+    assert by_source["conditions"]["verdict"] == "no difference seen"  # they are the same
+    by_layer = layers.frame.to_dict("records")
+    assert sum(row["share"] for row in by_layer) == pytest.approx(1)
+    assert all(row["share_low"] <= row["share"] <= row["share_high"] for row in by_layer)
+    assert all(row["rank_low"] <= row["rank_high"] for row in by_layer)
     assert layers.frame["picked"].tolist()[:3] == [0.5, 0.5, 0]
     assert layers.frame["rank_sd_conditions"].tolist() == [0] * 20
 
@@ -103,8 +105,8 @@ def test_the_bootstrap_band_of_a_score_is_as_wide_as_its_standard_error_says(mad
     """A mean of 400 squares of N(0, 1) has a standard error of √(2/400); of a 95 % band, ± 1.96 of it."""
     G = np.random.default_rng(3).normal(size=(400, 40))
     layers, _ = _layer_spread.spread_tables([("dolly", 0, G, (0,))], made(ranking_stability).settings)
-    width = (layers.frame["share_high"] - layers.frame["share_low"]) * 40
-    assert width.mean() == pytest.approx(2 * 1.96 * np.sqrt(2 / 400), rel=0.1)
+    width = np.mean([row["share_high"] - row["share_low"] for row in layers.frame.to_dict("records")]) * 40
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(2 / 400), rel=0.1)
 
 
 def test_training_is_paired_with_the_largest_fraction(made):
