@@ -10,6 +10,7 @@ import numpy as np
 from harness.contracts import OWN_ROWS, AdapterPlan, MethodInputs, Sample
 from harness.errors import UsageError
 from harness.floe import importance, selection
+from harness.floe.fisher import fisher_diagonal
 from harness.floe.rank_search import RankSearch
 from harness.floe.tuner import MoeLoraConfig
 
@@ -45,7 +46,7 @@ def select_layers(
 
     fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher.
     """
-    diagonal = importance.fisher_diagonal(layer_gradients(inputs, sample))
+    diagonal = fisher_diagonal(layer_gradients(inputs, sample))
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
     settings = inputs.settings.selection
     share = selection.budget_share(settings.layer_fraction, settings.taylor_budget, inputs.n_layers)

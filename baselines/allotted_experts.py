@@ -7,11 +7,11 @@ import numpy as np
 
 from baselines._stages import layer_gradients, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs, Options
-from harness.floe import importance
+from harness.floe.fisher import fisher_diagonal
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    scores = importance.fisher_diagonal(layer_gradients(inputs))
+    scores = fisher_diagonal(layer_gradients(inputs))
     experts = allot(scores, inputs.settings.adapter.num_experts)
     config = moe_lora(inputs)
     config.experts_pattern = {rf"layers\.{layer}\..*": int(count) for layer, count in enumerate(experts)}

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from baselines._sample import SampleOptions
 from baselines._stages import layer_gradients, moe_lora, select_layers
 from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe import fisher_ablations, importance
+from harness.floe import fisher_ablations
+from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 
 
 class Options(SampleOptions):
@@ -36,9 +37,9 @@ def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:
     if options.fisher == "true":
         scorer = fisher_ablations.true_fisher_gradients
         G = inputs.measure(scorer, on="task", pilot=pilot, sample=options.sample, seed=inputs.seed)["G"]
-        return importance.fisher_diagonal(G)
+        return fisher_diagonal(G)
     G = layer_gradients(inputs, options.sample)
     if options.fisher == "diagonal":
-        return importance.fisher_diagonal(G)
-    full = importance.fisher_matrix(G)
-    return full if options.fisher == "full" else importance.block_fisher(full, options.b)
+        return fisher_diagonal(G)
+    full = fisher_matrix(G)
+    return full if options.fisher == "full" else block_fisher(full, options.b)

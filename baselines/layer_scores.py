@@ -8,6 +8,7 @@ from baselines._sample import SampleOptions
 from baselines._stages import layer_gradients, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe import fisher_ablations, importance
+from harness.floe.fisher import fisher_diagonal
 
 Name = Literal[
     "fisher", "taylor", "gradient_norm", "weight_magnitude", "true_fisher", "parameter_diagonal", "adapter_fisher"
@@ -28,7 +29,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
     sample, pilot = options.sample, moe_lora(inputs)
     if name == "fisher":
-        return importance.fisher_diagonal(layer_gradients(inputs, sample)).tolist()
+        return fisher_diagonal(layer_gradients(inputs, sample)).tolist()
     if name == "taylor":
         return inputs.measure(importance.taylor, on="pretrain")["T"].tolist()
     if name == "gradient_norm":
@@ -38,7 +39,7 @@ def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
     if name == "true_fisher":
         scorer = fisher_ablations.true_fisher_gradients
         G = inputs.measure(scorer, on="task", pilot=pilot, sample=sample, seed=inputs.seed)["G"]
-        return importance.fisher_diagonal(G).tolist()
+        return fisher_diagonal(G).tolist()
     if name == "adapter_fisher":
         scorer = fisher_ablations.adapter_fisher
         F = inputs.measure(scorer, on="task", pilot=pilot, sample=sample, entries=ADAPTER_ENTRIES)["F"]

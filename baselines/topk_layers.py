@@ -8,6 +8,7 @@ from baselines._match import MatchOptions, matched_rank
 from baselines._stages import layer_gradients, max_layers, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs
 from harness.floe import importance
+from harness.floe.fisher import fisher_diagonal
 
 
 class Options(MatchOptions):
@@ -26,7 +27,7 @@ def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:
     """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
     n, k = inputs.n_layers, max_layers(inputs)
     if score == "fisher":
-        return importance.fisher_diagonal(layer_gradients(inputs))
+        return fisher_diagonal(layer_gradients(inputs))
     if score == "taylor":
         return -inputs.measure(importance.taylor, on="pretrain")["T"]
     if score == "gradient_norm":

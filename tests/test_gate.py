@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from baselines import _stages
 from harness import checking, models, profiles, scoring
 from harness.cli import main as command
 from harness.contracts import Cell
@@ -115,10 +116,10 @@ FAULTS = {
     "mask off by one layer": mask_off_by_one,
     "picks off by one layer": picks_off_by_one,
     "Fisher without the square": lambda: patch.object(
-        importance, "fisher_diagonal", lambda G: np.atleast_2d(G).mean(axis=0)
+        _stages, "fisher_diagonal", lambda G: np.atleast_2d(G).mean(axis=0)
     ),
     "absolute Fisher instead of squared": lambda: patch.object(
-        importance, "fisher_diagonal", lambda G: np.abs(np.atleast_2d(G)).mean(axis=0)
+        _stages, "fisher_diagonal", lambda G: np.abs(np.atleast_2d(G)).mean(axis=0)
     ),
 }
 

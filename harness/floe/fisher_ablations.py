@@ -15,12 +15,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from harness.floe.decoder import decoder_layers
+from harness.floe.fisher import fisher_matrix
 from harness.floe.importance import (
     Batch,
     Scores,
     completion_tokens,
     fisher_gradients,
-    fisher_matrix,
     predicts_label,
     sample_nll,
     scoring,

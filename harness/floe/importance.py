@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.floe.decoder import base_weights, decoder_layers
-from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, layer_gradients  # noqa: F401
+from harness.floe.fisher import layer_gradients
 from harness.floe.tuner import layer_masks
 
 Batch = Mapping[str, Tensor]

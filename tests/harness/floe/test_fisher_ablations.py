@@ -5,13 +5,14 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from harness.floe.fisher import fisher_matrix
 from harness.floe.fisher_ablations import (
     adapter_fisher,
     mask_fisher,
     parameter_diagonal,
     true_fisher_gradients,
 )
-from harness.floe.importance import fisher_gradients, fisher_matrix
+from harness.floe.importance import fisher_gradients
 from harness.floe.tuner import MoeLoraConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

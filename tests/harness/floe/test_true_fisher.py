@@ -6,8 +6,9 @@ import torch
 from peft import get_peft_model
 from scipy import stats
 
+from harness.floe.fisher import fisher_diagonal, fisher_matrix
 from harness.floe.fisher_ablations import true_fisher_gradients
-from harness.floe.importance import fisher_diagonal, fisher_gradients, fisher_matrix
+from harness.floe.importance import fisher_gradients
 from harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
