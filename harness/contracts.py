@@ -230,11 +230,15 @@ class Cell(Data):
     varied: tuple[tuple[str, bool | int | float | str], ...] = ()
 
     @property
+    def differences(self) -> list[str]:
+        """`varied` as text, settings too many to read as their number and a checksum."""
+        if len(self.varied) > 4:
+            return [f"{len(self.varied)} settings {crc32(repr(self.varied).encode()):08x}"]
+        return [f"{key}={value}" for key, value in self.varied]
+
+    @property
     def label(self) -> str:
-        settings = [f"{key}={value}" for key, value in self.varied]
-        if len(settings) > 4:
-            settings = [f"{len(settings)} settings {crc32(repr(self.varied).encode()):08x}"]
-        return " / ".join([self.mix, self.method, f"seed {self.seed}", *settings])
+        return " / ".join([self.mix, self.method, f"seed {self.seed}", *self.differences])
 
 
 class Cost(Data):
@@ -306,17 +310,13 @@ class Results(Protocol):
     """What an experiment makes its tables from: finished records and what their stages kept. No model."""
 
     @property
-    def settings(self) -> Settings:
-        """The profile's settings; a record has those of its cell."""
-        ...
+    def settings(self) -> Settings: ...
 
     @property
     def cells(self) -> Sequence[Cell]: ...
 
     @property
-    def records(self) -> Sequence[Record]:
-        """The cells that are finished, in their order."""
-        ...
+    def records(self) -> Sequence[Record]: ...
 
     def find(self, cell: Cell) -> Record | None:
         """The finished record of a cell, or None."""

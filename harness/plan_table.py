@@ -60,7 +60,7 @@ def to_text(settings: Settings, base_parameters: int, plans: Sequence[CellPlan])
 
 def _method(cell: Cell) -> str:
     """The method, and the settings in which the cell differs from its profile."""
-    return " ".join([cell.method, *(f"{key}={value}" for key, value in cell.varied)])
+    return " ".join([cell.method, *cell.differences])
 
 
 def _stages(plan: CellPlan) -> str:

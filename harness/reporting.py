@@ -35,7 +35,7 @@ def findings_in(evidence: claims.Evidence) -> list[Finding]:
 
 def everything(store: Store, settings: Settings) -> tuple[list[Table], list[Finding]]:
     """The tables of every experiment that has a record, then the checks and the claims; and what the checks found."""
-    records = store.records()
+    records, settings = store.records(), settings.without_paths()
     evidence = {
         name: experiment(plugin, store, settings, records=records) for name, plugin in plugins("experiment").items()
     }
@@ -58,10 +58,9 @@ def checks_table(findings: Sequence[Finding]) -> Table:
                 "advice": advice[finding.number],
             }
             for finding in distinct
-        ]
+        ],
+        columns=["number", "check", "finding", "cells", "advice"],
     )
-    if frame.empty:
-        return Table("checks", "Checks", frame, frame, [f"{len(advice)} checks, none fired."])
     view = pd.DataFrame(
         {
             "": frame["number"],
@@ -71,5 +70,6 @@ def checks_table(findings: Sequence[Finding]) -> Table:
             "What to do": frame["advice"],
         }
     )
-    notes = [f"{frame['number'].nunique()} of {len(advice)} checks fired; the cells are in checks.csv and checks.json."]
+    fired = frame["number"].nunique() or "none"
+    notes = [f"{fired} of {len(advice)} checks fired; the cells are in checks.csv and checks.json."]
     return Table("checks", "Checks that fired", frame, view, notes)

@@ -27,7 +27,7 @@ Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_
 class Section(BaseModel):
     """A group of settings: immutable, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class ModelSettings(Section):

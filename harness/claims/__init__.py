@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +22,8 @@ VerdictName = Literal["reproduced", "not reproduced", "underpowered", "not run"]
 class Claim(Data):
     """One claim, and what its verdict asks for.
 
-    model: the model that the paper's figure is of. experiment: whose records are the evidence. records: the least
-    number of finished ones. figures: the rule's own numbers.
+    experiment: whose records are the evidence; of them count those of `methods` and `mixes`, where these are given.
+    records: the least number of finished ones that count. figures: the rule's own numbers.
     """
 
     number: int
@@ -30,11 +31,18 @@ class Claim(Data):
     source: str
     paper: str = "–"
     protocol: str
-    model: str | None = None
     experiment: str
+    methods: tuple[str, ...] = ()
+    mixes: tuple[str, ...] = ()
     rule: str
     records: int
     figures: dict[str, Any]
+
+    def counts(self, record: Record) -> bool:
+        """Whether the verdict can rest on the record; a method is named whole or by a pattern such as floe_layers*."""
+        cell = record.cell
+        of_method = not self.methods or any(fnmatchcase(cell.method, pattern) for pattern in self.methods)
+        return of_method and (not self.mixes or cell.mix in self.mixes)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class Evidence:
             {str(key): None if pd.isna(value) else value for key, value in row.items()} for _, row in frame.iterrows()
         ]
 
+    def behind(self, claim: Claim) -> list[Record]:
+        """The finished records that count for the claim."""
+        return [record for record in self.results.records if claim.counts(record)]
+
     @property
     def confidence(self) -> float:
         return self.results.settings.study.confidence
@@ -83,9 +95,9 @@ def judge(claim: Claim, evidence: Evidence) -> Verdict:
     """The verdict on a claim from its experiment's evidence; none from fewer records than the claim asks for."""
     from harness.claims import rules
 
-    found = len(evidence.results.records)
+    found = len(evidence.behind(claim))
     if found == 0:
-        return Verdict("not run", "–", f"no record of {claim.experiment}")
+        return Verdict("not run", "–", f"no record of {claim.experiment} that counts")
     if found < claim.records:
         return Verdict("underpowered", "–", f"{found} of the {claim.records} records that a verdict asks for")
     return getattr(rules, claim.rule)(evidence, claim)
@@ -95,8 +107,8 @@ def table(evidence_of: Mapping[str, Evidence]) -> Table:
     """One row per claim, from the evidence of each experiment."""
     rows = []
     for claim in ledger():
-        results = evidence_of[claim.experiment].results
-        verdict = judge(claim, evidence_of[claim.experiment])
+        evidence = evidence_of[claim.experiment]
+        verdict, records = judge(claim, evidence), evidence.behind(claim)
         rows.append(
             {
                 "claim": claim.number,
@@ -104,11 +116,11 @@ def table(evidence_of: Mapping[str, Evidence]) -> Table:
                 "paper": claim.paper,
                 "ours": verdict.ours,
                 "protocol": claim.protocol,
-                "our_protocol": _protocol(results.records),
+                "our_protocol": _protocol(records),
                 "verdict": verdict.verdict,
                 "why": verdict.why,
                 "experiment": claim.experiment,
-                "records": " ".join(record.key for record in results.records),
+                "records": " ".join(record.key for record in records),
             }
         )
     frame = pd.DataFrame(rows)
@@ -135,11 +147,10 @@ def table(evidence_of: Mapping[str, Evidence]) -> Table:
     return Table("claims", "The paper's claims", frame, view, notes)
 
 
-def _protocol(records: Any) -> str:
+def _protocol(records: Sequence[Record]) -> str:
     """Model, mixes, rows, seeds and questions of the records, in short."""
     if not records:
         return "–"
-    first: Record = records[0]
     mixes = list(dict.fromkeys(record.cell.mix for record in records))
     seeds = len({record.cell.seed for record in records})
     rows = sorted({record.data["train_rows"] for record in records if "train_rows" in record.data})
@@ -149,7 +160,7 @@ def _protocol(records: Any) -> str:
         for name, score in record.scores.items()
         if name == record.settings.eval.primary and score.chance is not None
     }
-    model = first.settings.model
+    model = records[0].settings.model
     parts = [
         ("random weights, " if model.source == "random" else "") + model.id.rpartition("/")[2],
         "+".join(mixes),

@@ -6,43 +6,45 @@ does, underpowered where it says neither.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from harness.claims import Claim, Evidence, Verdict
-from harness.contracts import Record, Results
+from harness.claims._relative import pairs_of, relative_accuracy
+from harness.contracts import Record
 from harness.report import pairing
-from harness.report.statistics import compare_over_seeds, holm, wilson
+from harness.report.format import number
+from harness.report.statistics import holm
 from harness.report.trend import linear_trend
 
 
 def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
-    """Accuracy of FLoE as a share of full fine-tuning's, against `figure` less `tolerance`, on `mix`."""
-    return _relative(evidence.results, claim, ["full"], offset=0.0)
+    """Accuracy of FLoE as a share of full fine-tuning's, against `figure` less `tolerance`, on the claim's mix."""
+    return relative_accuracy(evidence.results, claim, ["full"], of="of", offset=0.0)
 
 
 def gain_over_full_layer(evidence: Evidence, claim: Claim) -> Verdict:
-    """FLoE's relative gain in accuracy over the better of the full-layer adapters, against `figure`, on `mix`."""
-    return _relative(evidence.results, claim, ["lora", "hydralora"], offset=1.0)
+    """FLoE's relative gain in accuracy over the better of the full-layer adapters, against `figure` less
+    `tolerance`, on the claim's mix."""
+    return relative_accuracy(evidence.results, claim, ["lora", "hydralora"], of="over", offset=1.0)
 
 
 def lower_nll_at_equal_parameters(evidence: Evidence, claim: Claim) -> Verdict:
-    """MoE-LoRA's NLL less LoRA's at equal trainable parameters, mix by mix, Holm over them; `margin` in nats."""
+    """MoE-LoRA's NLL less LoRA's where both match FLoE's trainable parameters within its tolerance, mix by mix, Holm
+    over them; `margin` in nats."""
     results = evidence.results
-    pairs = {
-        mix: pairs
-        for mix in results.settings.mixes
-        if (pairs := _pairs(results, mix, "hydralora:match=floe", "lora:match=floe"))
+    run = {mix: pairs_of(results, mix, "hydralora:match=floe", "lora:match=floe") for mix in results.settings.mixes}
+    pairs = {mix: [pair for pair in found if all(map(_matched, pair))] for mix, found in run.items()}
+    if any(run.values()) and not any(pairs.values()):
+        return Verdict("not run", "–", "no integer rank brings both methods to FLoE's parameters")
+    found = {
+        mix: pairing.nll_difference(results, results, pair, evidence.confidence) for mix, pair in pairs.items() if pair
     }
-    found = {mix: pairing.nll_difference(results, results, pair, _confidence(results)) for mix, pair in pairs.items()}
     known = {mix: difference for mix, difference in found.items() if difference is not None}
     if not known:
         return Verdict("not run", "–", "no mix has both methods at FLoE's parameters")
     adjusted = holm([difference.p for difference in known.values()])
-    alpha, margin = 1 - _confidence(results), claim.figures["margin"]
+    alpha, margin = 1 - evidence.confidence, claim.figures["margin"]
     ours = "; ".join(f"{mix} {_nats(d.difference, d.low, d.high)}" for mix, d in known.items())
     lower = [p is not None and p < alpha and d.difference < 0 for p, d in zip(adjusted, known.values(), strict=True)]
     higher = [p is not None and p < alpha and d.difference > 0 for p, d in zip(adjusted, known.values(), strict=True)]
@@ -78,7 +80,8 @@ def search_without_exhaustion(evidence: Evidence, claim: Claim) -> Verdict:
 
 def stable_rankings(evidence: Evidence, claim: Claim) -> Verdict:
     """Spearman between pilot fractions at least `spearman`, and deep layers' ranks spread more than shallow ones'."""
-    own = [row for row in evidence.rows("ranking_stability") if row["differs"] == "pilot fraction"]
+    summary = evidence.rows("ranking_stability")
+    own = [row for row in summary if row["differs"] == "pilot fraction" and row["spearman"] is not None]
     if not own:
         return Verdict("not run", "–", "no two pilot fractions are finished on one mix and seed")
     (row,) = own
@@ -102,12 +105,14 @@ def linear_memory(evidence: Evidence, claim: Claim) -> Verdict:
         return Verdict("underpowered", "–", "too few trainings for a line")
     ours = "; ".join(
         f"{line['mix']} {line['slope'] / 1e6:.2f} MB [{line['low'] / 1e6:.2f}, {line['high'] / 1e6:.2f}] a layer, "
-        f"R² {line['r_squared']:.2f}, p of x² {pairing.p_text(line['quadratic_p'])}"
+        f"R² {number(line['r_squared'], 2)}, p of x² {pairing.p_text(line['quadratic_p'])}"
         for line in lines
     )
-    curved = [line["quadratic_p"] is not None and line["quadratic_p"] < 1 - evidence.confidence for line in lines]
-    if any(curved):
+    adjusted = holm([line["quadratic_p"] for line in lines])
+    if any(p is not None and p < 1 - evidence.confidence for p in adjusted):
         return Verdict("not reproduced", ours, "a curve fits significantly better than a line")
+    if any(line["high"] <= 0 for line in lines):
+        return Verdict("not reproduced", ours, "the peak does not rise with the number of adapted layers")
     if all(line["low"] > 0 and line["r_squared"] >= claim.figures["r_squared"] for line in lines):
         return Verdict("reproduced", ours, "a rising line, and no curve beside it")
     return Verdict("underpowered", ours, "the measured peaks scatter too much about the line")
@@ -157,6 +162,8 @@ def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:
     if not overlaps or not trained:
         return Verdict("not run", "–", "no picks of block and full Fisher, or no training on them")
     compared = [row for row in trained if row["is"] == "compared"]
+    if any(row["nll_p"] is None for row in compared):
+        return Verdict("not run", "–", "other picks were trained, but have no NLL to compare with the diagonal's")
     ours = f"Jaccard {fmean(overlaps):.2f}, at least {min(overlaps):.2f}; {len(compared)} other picks trained"
     if compared:
         differences = [row["nll_difference"] for row in compared]
@@ -171,20 +178,22 @@ def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:
 
 
 def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
-    """NLL on the `special` mixes with layers picked on the `general` ones, less that with own picks: at most
+    """NLL on the claim's mixes with layers picked on the `general` ones, less that with own picks: at most
     `margin_nll`."""
     figures = claim.figures
     rows = [
         row
         for row in evidence.rows("cross_domain")
-        if row["mix"] in figures["special"] and row["layers_from"] in figures["general"]
+        if row["mix"] in claim.mixes and row["layers_from"] in figures["general"]
     ]
     if not rows:
         return Verdict("not run", "–", "no layers of a general mix were adapted on a special one")
-    compared = [row for row in rows if row["is"] == "compared" and row["nll_p"] is not None]
+    compared = [row for row in rows if row["is"] == "compared"]
+    if any(row["nll_p"] is None for row in compared):
+        return Verdict("not run", "–", "layers of a general mix were adapted, but have no NLL to compare with own picks")
     ours = "; ".join(
         f"{row['layers_from']}→{row['mix']} "
-        + (_nats(row["nll_difference"], row["nll_low"], row["nll_high"]) if row in compared else row["is"])
+        + (row["is"] if row["is"] != "compared" else _nats(row["nll_difference"], row["nll_low"], row["nll_high"]))
         for row in rows
     )
     if any(_significant(row, "nll", evidence) and row["nll_difference"] > 0 for row in compared):
@@ -197,6 +206,7 @@ def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
 def cliff(evidence: Evidence, claim: Claim) -> Verdict:
     """A significant step to fewer layers that costs at least `share` of the whole range of the NLL curve."""
     steps = evidence.rows("layer_fraction_steps")
+    steps = [row for row in steps if row["nll_range"]]
     worse = [row for row in steps if _significant(row, "nll", evidence) and row["nll_difference"] > 0]
     if not worse:
         return Verdict("underpowered", f"{len(steps)} steps, none significant", "no step to fewer layers shows a loss")
@@ -206,9 +216,12 @@ def cliff(evidence: Evidence, claim: Claim) -> Verdict:
         f"{step['mix']}, K {step['k_more']} → {step['k_fewer']}: "
         f"{_nats(step['nll_difference'], step['nll_low'], step['nll_high'])}, {share:.0%} of the range"
     )
-    if share >= claim.figures["share"]:
+    if step["nll_low"] / step["nll_range"] >= claim.figures["share"]:
         return Verdict("reproduced", ours, "one step costs most of what all steps cost")
-    return Verdict("not reproduced", ours, "a loss spread over several steps")
+    tested = [row for row in steps if row["nll_p"] is not None]
+    if all(row["nll_high"] / row["nll_range"] < claim.figures["share"] for row in tested):
+        return Verdict("not reproduced", ours, "a loss spread over several steps")
+    return Verdict("underpowered", ours, f"a step's interval covers {claim.figures['share']:.0%} of the range")
 
 
 # --- shared -----------------------------------------------------------------------------------------
@@ -224,71 +237,9 @@ def _within(row: dict[str, Any], name: str, margin: float) -> bool:
     return row[f"{name}_low"] is None or (row[f"{name}_low"] >= -margin and row[f"{name}_high"] <= margin)
 
 
-def _confidence(results: Results) -> float:
-    return results.settings.study.confidence
-
-
-def _pairs(results: Results, mix: str, method: str, other: str) -> list[tuple[Record, Record]]:
-    """Both methods' records on the mix, seed by seed."""
-    by_cell = {(r.cell.method, r.cell.seed): r for r in results.records if r.cell.mix == mix and not r.cell.varied}
-    return [
-        (record, by_cell[other, seed])
-        for (name, seed), record in sorted(by_cell.items())
-        if name == method and (other, seed) in by_cell
-    ]
-
-
-def _relative(results: Results, claim: Claim, rivals: Sequence[str], offset: float) -> Verdict:
-    """accuracy(FLoE) / accuracy(best rival) - offset, against the claim's figure.
-
-    The interval is that of the contrast hits(FLoE) - ratio x hits(rival), divided by the rival's accuracy: paired by
-    question and clustered by subject; the rival's own accuracy is taken as it was measured.
-    """
-    mix = claim.figures["mix"]
-    pairs = {rival: _pairs(results, mix, "floe", rival) for rival in rivals}
-    if not all(pairs.values()):
-        missing = [rival for rival, found in pairs.items() if not found]
-        return Verdict("not run", "–", f"FLoE and {', '.join(missing)} are not both finished on {mix}")
-    if any("acc" not in record.scores[record.settings.eval.primary].metrics for record, _ in pairs[rivals[0]]):
-        return Verdict("not run", "–", "the primary evaluation has no accuracy")
-    rival = max(rivals, key=lambda name: float(np.mean([_accuracy(other) for _, other in pairs[name]])))
-    first, second = ([_hits(results, records[side]) for records in pairs[rival]] for side in (0, 1))
-    mean = float(np.mean(second))
-    if not mean:
-        return Verdict("underpowered", "–", f"{rival} has no answer right")
-    ratio = float(np.mean(first)) / mean
-    subjects = results.items(pairs[rival][0][0], pairs[rival][0][0].settings.eval.primary)["subject"].tolist()
-    contrast = [a - ratio * b for a, b in zip(first, second, strict=True)]
-    found = compare_over_seeds(contrast, subjects, confidence=_confidence(results))
-    value, low, high = ratio - offset, ratio + found.low / mean - offset, ratio + found.high / mean - offset
-    ours = f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {rival}, {len(pairs[rival])} seeds"
-    if not all(_above_chance(record, _confidence(results)) for _, record in pairs[rival]):
-        return Verdict("underpowered", ours, f"{rival} itself is not above chance: a share of it means nothing")
-    return _against(ours, low, high, claim.figures["figure"], claim.figures["tolerance"])
-
-
-def _against(ours: str, low: float, high: float, figure: float, tolerance: float) -> Verdict:
-    """Whether the interval lies above the claim's figure less its tolerance, or below the figure."""
-    if low >= figure - tolerance:
-        return Verdict("reproduced", ours, f"the interval lies above {100 * (figure - tolerance):.1f} %")
-    if high < figure:
-        return Verdict("not reproduced", ours, f"the interval lies below {100 * figure:.1f} %")
-    return Verdict("underpowered", ours, f"the interval covers {100 * figure:.1f} % and less")
-
-
-def _accuracy(record: Record) -> float:
-    return record.scores[record.settings.eval.primary].metrics["acc"]
-
-
-def _hits(results: Results, record: Record) -> np.ndarray:
-    items = results.items(record, record.settings.eval.primary)
-    return (items["predicted"] == items["answer"]).to_numpy(dtype=float)
-
-
-def _above_chance(record: Record, confidence: float) -> bool:
-    score = record.scores[record.settings.eval.primary]
-    right = round(score.metrics["acc"] * score.n_items)
-    return score.chance is None or wilson(right, score.n_items, confidence).low > score.chance
+def _matched(record: Record) -> bool:
+    """Whether the record's rank brought it within the tolerance of the matched method's parameters."""
+    return record.plan["details"]["match"]["within_tolerance"]
 
 
 def _nats(value: float, low: float, high: float) -> str:

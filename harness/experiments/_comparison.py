@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pandas as pd
 
 from harness.contracts import Record, Results, Table
@@ -13,7 +15,8 @@ from harness.report.statistics import holm
 def comparison(id: str, title: str, results: Results, reference: str) -> Table:
     """One row per mix and method, method - reference, over the seeds that both have; Holm over the whole table.
 
-    Accuracy is that of the primary evaluation, NLL that of the mix's own validation rows.
+    Accuracy is that of the primary evaluation, NLL that of the mix's own validation rows, trainable parameters
+    means over the seeds.
     """
     confidence = results.settings.study.confidence
     sides = {(record.cell.mix, record.cell.method, record.cell.seed): record for record in results.records}
@@ -31,7 +34,10 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
             {"mix": mix, "method": method, "reference": reference, "seeds": len(pairs)}
             | pairing.columns("accuracy", accuracy, p_accuracy)
             | pairing.columns("nll", nll, p_nll)
-            | {f"trainable_{side}": pairs[0][i].plan["trainable_parameters"] for i, side in enumerate(("a", "b"))}
+            | {
+                f"trainable_{name}": fmean(record.plan["trainable_parameters"] for record in side)
+                for name, side in zip("ab", zip(*pairs, strict=True), strict=True)
+            }
             for ((mix, method), pairs), accuracy, p_accuracy, nll, p_nll in zip(
                 groups.items(), accuracies, adjusted[:n], nlls, adjusted[n:], strict=True
             )

@@ -15,8 +15,10 @@ Pairs = Sequence[tuple[Record, Record]]
 """Two sides' records, one pair a seed."""
 
 
-def accuracy_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:
-    """Accuracy of the primary evaluation, a - b, over seeds and items, clustered by subject.
+def accuracy_difference(
+    a: Results, b: Results, pairs: Pairs, confidence: float = 0.95, ratio: float = 1.0
+) -> SeedComparison | None:
+    """Accuracy of the primary evaluation, a - ratio · b, over seeds and items, clustered by subject.
 
     None where a side has no such answers. Raises ValueError where the sides answered other items.
     """
@@ -26,7 +28,7 @@ def accuracy_difference(a: Results, b: Results, pairs: Pairs, confidence: float 
         if frames is None or not all({"predicted", "answer"} <= set(frame) for frame in frames):
             return None
         hits = [(frame["predicted"] == frame["answer"]).to_numpy(dtype=float) for frame in frames]
-        differences.append(hits[0] - hits[1])
+        differences.append(hits[0] - ratio * hits[1])
         clusters = frames[0]["subject"].tolist() if "subject" in frames[0] else None
     return _over_seeds(differences, clusters, confidence)
 

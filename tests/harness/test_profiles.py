@@ -238,3 +238,10 @@ def test_varying_nothing_changes_nothing():
 def test_settings_that_cannot_be_varied_so_are_refused(overrides, message):
     with pytest.raises(UsageError, match=message):
         vary(load("tiny"), overrides)
+
+
+@pytest.mark.parametrize("profile", profiles.names())
+def test_settings_varied_back_to_themselves_are_the_same_to_the_type(profile):
+    """A default of another type than its field (32 for 32.0) would give a varied cell other keys."""
+    settings = profiles.load(profile)
+    assert repr(profiles.vary(settings, {"seeds": settings.seeds})) == repr(settings)

@@ -53,6 +53,7 @@ def test_picks_and_the_objective_they_reach_under_the_full_fisher(made):
     assert rows["diagonal"]["layers"] == "2 3" and rows["full"]["layers"] == "0 1"
     assert rows["diagonal"]["objective_share"] == pytest.approx(1)  # ½ (2 + 1)² either way
     assert rows["full"]["objective_share"] == pytest.approx(0)
+    assert rows["diagonal"]["objective"] == pytest.approx(4.5)
     assert rows["full"]["jaccard_diagonal"] == 0 and rows["full"]["taylor_share"] == 0.5
     pairs = [(a, b) for a in range(4) for b in range(a)]
     expected = np.mean([objective(full, pair) for pair in pairs])
@@ -64,6 +65,7 @@ def test_the_parameters_fisher_is_split_into_diagonal_layer_and_rest():
     row = fisher_blocks.parameter_row(F, 2)
     assert (row["diagonal"], row["within_layers"], row["between_layers"]) == pytest.approx((6 / 36, 12 / 36, 18 / 36))
     assert fisher_blocks.parameter_row(np.eye(6), 2)["diagonal"] == 1
+    assert fisher_blocks.parameter_row(np.eye(2).repeat(3, axis=0).repeat(3, axis=1), 2)["between_layers"] == 0
 
 
 def test_training_is_tested_only_where_picks_differ(made):
