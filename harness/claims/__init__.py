@@ -79,7 +79,8 @@ class Evidence:
         """The numbers of the table of that id, row by row; what is missing is None."""
         frame = next(table.frame for table in self.tables if table.id == id)
         return [
-            {str(key): None if pd.isna(value) else value for key, value in row.items()} for _, row in frame.iterrows()
+            {str(key): None if pd.isna(value) else value for key, value in row.items()}
+            for row in frame.to_dict("records")
         ]
 
     def behind(self, claim: Claim) -> list[Record]:

@@ -163,7 +163,7 @@ def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:
         return Verdict("not run", "–", "no picks of block and full Fisher, or no training on them")
     compared = [row for row in trained if row["is"] == "compared"]
     if any(row["nll_p"] is None for row in compared):
-        return Verdict("not run", "–", "other picks were trained, but have no NLL to compare with the diagonal's")
+        return Verdict("underpowered", "–", "not every other pick has an NLL beside that of the diagonal's")
     ours = f"Jaccard {fmean(overlaps):.2f}, at least {min(overlaps):.2f}; {len(compared)} other picks trained"
     if compared:
         differences = [row["nll_difference"] for row in compared]
@@ -190,7 +190,7 @@ def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
         return Verdict("not run", "–", "no layers of a general mix were adapted on a special one")
     compared = [row for row in rows if row["is"] == "compared"]
     if any(row["nll_p"] is None for row in compared):
-        return Verdict("not run", "–", "layers of a general mix were adapted, but have no NLL to compare with own picks")
+        return Verdict("underpowered", "–", "not every pair of mixes has an NLL beside that with own picks")
     ours = "; ".join(
         f"{row['layers_from']}→{row['mix']} "
         + (row["is"] if row["is"] != "compared" else _nats(row["nll_difference"], row["nll_low"], row["nll_high"]))

@@ -7,9 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.contracts import Cell, Record, Results
 from harness.experiments._shared import selected
-from harness.floe.fisher import block_fisher as blocks  # noqa: F401
-from harness.floe.fisher import fisher_diagonal as diagonal  # noqa: F401
-from harness.floe.fisher import fisher_matrix as matrix  # noqa: F401
 from harness.floe.selection import max_layers
 from harness.report.statistics import top_k
 from harness.settings import SelectionSettings

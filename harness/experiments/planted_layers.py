@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._gradients import blocks, diagonal, matrix, scored, top
+from harness.experiments._gradients import scored, top
 from harness.experiments._shared import selected
+from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 from harness.report.format import number
 from harness.report.statistics import jaccard, wilson
 from harness.settings import Settings
@@ -115,17 +116,17 @@ def criteria(results: Results, record: Record, G: Any, T: Any) -> dict[str, tupl
     """Criterion -> the layers that it picks, from the stored scores."""
     wide = record.settings.selection
     default = wide.model_copy(update={"taylor_budget": None})
-    full = matrix(G)
+    full = fisher_matrix(G)
     norms = results.arrays(record, "gradient_norm")
     assert norms is not None
     k = len(top(T, wide))
     random = np.random.default_rng([record.cell.seed, 99]).choice(len(T), k, replace=False)
     return {
-        "pipeline, diagonal": selected(diagonal(G), T, wide).layers,
-        "pipeline, blocks of 2": selected(blocks(full, 2), T, wide).layers,
+        "pipeline, diagonal": selected(fisher_diagonal(G), T, wide).layers,
+        "pipeline, blocks of 2": selected(block_fisher(full, 2), T, wide).layers,
         "pipeline, full": selected(full, T, wide).layers,
-        "pipeline, diagonal, c = K/L": selected(diagonal(G), T, default).layers,
-        "top Fisher": top(diagonal(G), wide),
+        "pipeline, diagonal, c = K/L": selected(fisher_diagonal(G), T, default).layers,
+        "top Fisher": top(fisher_diagonal(G), wide),
         "top Taylor": top(-T, wide),
         "top gradient norm": top(norms["norm"], wide),
         "random": tuple(random.tolist()),

@@ -36,7 +36,7 @@ def accuracy_difference(
 def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:
     """Validation NLL (nats per token) on the cells' own mix, a - b, over seeds and rows; rows count by tokens.
 
-    A mix without validation rows of its own is scored on all of them. None and ValueError as
+    A mix without validation rows of its own has the mean over all mixes. None and ValueError as
     `accuracy_difference`.
     """
     differences = []
@@ -46,9 +46,11 @@ def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.9
             return None
         own = (frames[0]["mix"] == first.cell.mix).to_numpy()
         own = own if own.any() else np.ones_like(own)
-        tokens = frames[0]["tokens"].to_numpy()[own]
+        scored = frames[0][own].groupby("mix")["tokens"]
+        # The mean of these over rows is the mean over mixes of the NLL's difference per token.
+        scale = own.sum() / (scored.ngroups * scored.transform("sum").to_numpy())
         summed = [frame["nll"].to_numpy()[own] for frame in frames]
-        differences.append((summed[0] - summed[1]) * len(tokens) / tokens.sum())
+        differences.append((summed[0] - summed[1]) * scale)
     return _over_seeds(differences, None, confidence)
 
 
