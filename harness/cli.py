@@ -81,7 +81,7 @@ def _add_grid(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--methods", metavar="A,B", help="instead of the profile's; options as lora:r=16")
     sub.add_argument("--mixes", metavar="X,Y", help="instead of the profile's")
     sub.add_argument("--seeds", metavar="N", type=int, help="how many seeds")
-    sub.add_argument("--experiment", metavar="A,B", default="main", help="which experiments (default: main)")
+    sub.add_argument("--experiment", metavar="A,B", default="main", help="which experiments, or all (default: main)")
     sub.add_argument("--data-dir", metavar="DIR", help="read data from this folder (or FLOE_DATA_DIR)")
     sub.add_argument("--model-path", metavar="DIR", help="read the weights from this folder")
     sub.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any other setting")

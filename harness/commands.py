@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.store import Store
 
 OK, FAILED = 0, 1
+ALL = "all"
 
 
 # --- the grid that the options name -----------------------------------------------------------------
@@ -61,8 +62,8 @@ def _checked(settings: Settings) -> Settings:
 
 
 def _experiments(options: argparse.Namespace) -> list[registry.Plugin]:
-    """The experiments that --experiment names; every one where it names none."""
-    if options.experiment is None:
+    """The experiments that --experiment names; every one for "all", or where it names none."""
+    if options.experiment in (None, ALL):
         return list(registry.plugins("experiment").values())
     names = dict.fromkeys(name for name in options.experiment.split(",") if name)
     return [registry.find("experiment", name) for name in names]
@@ -160,7 +161,7 @@ def report(options: argparse.Namespace) -> int:
 
     store = Store(options.results, options.profile)
     store.ensure_writable()
-    if options.experiment is None:
+    if options.experiment in (None, ALL):
         made, findings = reporting.everything(store, settings)
         _write(store, made)
     else:

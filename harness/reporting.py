@@ -45,31 +45,24 @@ def everything(store: Store, settings: Settings) -> tuple[list[Table], list[Find
 
 
 def checks_table(findings: Sequence[Finding]) -> Table:
-    """The checks that fired, by number, each with what to do; a finding of several experiments once."""
-    distinct = sorted(dict.fromkeys(findings), key=lambda finding: (finding.number, finding.message))
-    advice = {check.number: check.advice for check in all_checks()}
+    """The checks that fired, by number; a finding that several cells or experiments share stands once."""
+    cells: dict[tuple[int, str, str], dict[str, None]] = {}
+    for finding in sorted(findings, key=lambda finding: (finding.number, finding.message)):
+        key = finding.number, finding.check, finding.message
+        cells[key] = cells.get(key, {}) | dict.fromkeys(finding.cells)
     frame = pd.DataFrame(
         [
-            {
-                "number": finding.number,
-                "check": finding.check,
-                "finding": finding.message,
-                "cells": " | ".join(finding.cells),
-                "advice": advice[finding.number],
-            }
-            for finding in distinct
+            {"number": number, "check": check, "finding": message, "n_cells": len(of), "cells": " | ".join(of)}
+            for (number, check, message), of in cells.items()
         ],
-        columns=["number", "check", "finding", "cells", "advice"],
+        columns=["number", "check", "finding", "n_cells", "cells"],
     )
     view = pd.DataFrame(
-        {
-            "": frame["number"],
-            "Check": frame["check"],
-            "Finding": frame["finding"],
-            "Cells": [len(finding.cells) for finding in distinct],
-            "What to do": frame["advice"],
-        }
+        {"": frame["number"], "Check": frame["check"], "Finding": frame["finding"], "Cells": frame["n_cells"]}
     )
-    fired = frame["number"].nunique() or "none"
-    notes = [f"{fired} of {len(advice)} checks fired; the cells are in checks.csv and checks.json."]
+    fired = [check for check in all_checks() if check.number in set(frame["number"])]
+    notes = [
+        f"{len(fired) or 'none'} of {len(all_checks())} checks fired; the cells are in checks.csv and checks.json."
+    ]
+    notes += [f"What to do, {check.number}: {check.advice}" for check in fired]
     return Table("checks", "Checks that fired", frame, view, notes)
