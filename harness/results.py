@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness import profiles
 from harness.contracts import Arrays, Cell, Record, Stage
+from harness.data import split_settings
 from harness.errors import UsageError, unknown
+from harness.files import digest
 from harness.identity import result_settings
 from harness.settings import Settings
 from harness.store import Store, read_arrays, read_items
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OF_ALL = ("engine", "versions")
-OF_ONE_WORLD = ("model", "text", "items", "evaluations")
-"""What cells of one table must share: always, and where they vary none of the settings that it follows from."""
-WORLD = ("model", "data", "eval")
-"""Sections of those settings."""
 
 
 class StoredResults:
@@ -84,46 +80,54 @@ def matching(
     """The finished records of these cells, in their order, that may stand in one table.
 
     With `keys` (a run knows them) exactly those. Without, the records under these settings that share the
-    newest one's model, data, code and library versions; of several of one cell the newest.
+    newest one's model, data, code and library versions; of several of one cell the newest. Each comes with the
+    settings asked for: what of them changes no result, such as eval.primary, may be other than at its run.
     """
     asked = set(cells)
     candidates = [record for record in records if record.cell in asked]
+    wanted = {
+        varied: profiles.vary(settings, dict(varied)).without_paths()
+        for varied in {record.cell.varied for record in candidates}
+    }
     if keys:
         candidates = [record for record in candidates if record.key == keys.get(record.cell)]
     else:
-        wanted = {
-            varied: result_settings(profiles.vary(settings, dict(varied)))
-            for varied in {record.cell.varied for record in candidates}
-        }
-        candidates = [record for record in candidates if result_settings(record.settings) == wanted[record.cell.varied]]
+        results = {varied: result_settings(of_cell) for varied, of_cell in wanted.items()}
+        candidates = [r for r in candidates if result_settings(r.settings) == results[r.cell.varied]]
         candidates = _of_newest(candidates)
     chosen: dict[Cell, Record] = {}
     for record in sorted(candidates, key=lambda record: record.provenance["time"]):
         chosen[record.cell] = record
-    return [chosen[cell] for cell in cells if cell in chosen and chosen[cell].status == "ok"]
-
-
-def _of_newest(records: Sequence[Record]) -> list[Record]:
-    """Those that share what one table's cells must share with the newest."""
-    of_all: dict[str, Any] = {}
-    of_world: dict[Any, dict[str, Any]] = {}
-    rows: dict[Any, Any] = {}
-    for record in sorted(records, key=lambda record: record.provenance["time"]):
-        of_all = _part(record, OF_ALL)
-        of_world[_world(record)] = _part(record, OF_ONE_WORLD)
-        rows[record.cell.mix, _world(record)] = record.data.get("digest")
     return [
-        record
-        for record in records
-        if _part(record, OF_ALL) == of_all
-        and _part(record, OF_ONE_WORLD) == of_world[_world(record)]
-        and record.data.get("digest") == rows[record.cell.mix, _world(record)]
+        chosen[cell].model_copy(update={"settings": wanted[cell.varied]})
+        for cell in cells
+        if cell in chosen and chosen[cell].status == "ok"
     ]
 
 
-def _world(record: Record) -> tuple[Any, ...]:
-    return tuple(setting for setting in record.cell.varied if setting[0].partition(".")[0] in WORLD)
+def _of_newest(records: Sequence[Record]) -> list[Record]:
+    """Those of which nothing that one table's cells must share has changed since."""
+    newest: dict[tuple[str, ...], Any] = {}
+    for record in sorted(records, key=lambda record: record.provenance["time"]):
+        newest |= _shared(record)
+    return [record for record in records if all(newest[key] == value for key, value in _shared(record).items())]
 
 
-def _part(record: Record, keys: Sequence[str]) -> dict[str, Any]:
-    return {key: record.identity.get(key) for key in keys}
+def _shared(record: Record) -> dict[tuple[str, ...], Any]:
+    """What the record must have in common with any other that names it: versions, each module's code, and, under the
+    settings that they follow from, model, items, evaluations and each mix's rows."""
+    identity = record.identity
+    engine = identity.get("engine")
+    modules = dict(engine) if isinstance(engine, dict) else {"engine": engine}
+    for digests in (identity.get("method", {}), *identity.get("other_methods", {}).values()):
+        modules |= digests
+    settings = result_settings(record.settings)
+    world = digest([split_settings(record.settings), settings["model"], settings["eval"]])
+    rows = identity.get("data", {})
+    rows = rows if isinstance(rows, dict) else {record.cell.mix: rows}
+    return (
+        {("versions",): identity.get("versions")}
+        | {("code", name): code for name, code in modules.items()}
+        | {(key, world): identity.get(key) for key in ("model", "text", "items", "evaluations")}
+        | {("rows", mix, world): rows_digest for mix, rows_digest in rows.items()}
+    )

@@ -52,10 +52,30 @@ def test_a_run_shows_the_records_under_its_own_keys_and_no_newer_ones(records):
     assert accuracies(chosen, "floe") == [0.27, 0.29, 0.31]
 
 
+def with_identity(record: Record, **parts) -> Record:
+    return record.model_copy(update={"identity": record.identity | parts})
+
+
 def test_records_of_other_rows_of_a_mix_never_share_a_table(records):
-    old = [record.model_copy(update={"data": {"digest": "old"}}) for record in records]
-    newer = record("floe", 0, 0.9, time="2026-02-01", data={"digest": "new"})
+    old = [with_identity(record, data={"dolly": "old"}) for record in records]
+    newer = with_identity(record("floe", 0, 0.9, time="2026-02-01"), data={"dolly": "new"})
     assert matching([*old, newer], SETTINGS, main.cells(SETTINGS)) == [newer]
+
+
+def test_records_of_changed_code_never_stand_beside_the_new_whichever_method_is_run_again(records):
+    """A tuner that two methods share was changed, and one of them run again; `full` does not use it."""
+    code = {"full": {"baselines.full": "1"}, "floe": {"baselines.floe": "1", "tuner": "old"}}
+    old = [with_identity(record, method=code[record.cell.method]) for record in records]
+    newer = with_identity(record("floe", 0, 0.9, time="2026-02-01"), method={"baselines.floe": "1", "tuner": "new"})
+    chosen = matching([*old, newer], SETTINGS, main.cells(SETTINGS))
+    assert [(r.cell.method, r.cell.seed) for r in chosen] == [("full", 0), ("floe", 0), ("full", 1), ("full", 2)]
+
+
+def test_every_record_shows_the_primary_evaluation_that_is_asked_for_now(records):
+    """eval.primary changes no result: records made under two of them share a table, under the one asked for."""
+    other = SETTINGS.model_copy(update={"eval": SETTINGS.eval.model_copy(update={"primary": "validation_nll"})})
+    mixed = [records[0], *(record.model_copy(update={"settings": other}) for record in records[1:])]
+    assert {r.settings.eval.primary for r in matching(mixed, SETTINGS, main.cells(SETTINGS))} == {"mmlu_0shot"}
 
 
 # --- cells that vary settings -----------------------------------------------------------------------
