@@ -33,6 +33,7 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
         [
             {"mix": mix, "method": method, "reference": reference, "seeds": len(pairs)}
             | pairing.columns("accuracy", accuracy, p_accuracy)
+            | {"mcnemar_p": pairing.mcnemar_p(results, pairs)}
             | pairing.columns("nll", nll, p_nll)
             | {
                 f"trainable_{name}": fmean(record.plan["trainable_parameters"] for record in side)
@@ -46,7 +47,9 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
     notes = [
         f"Differences are method - {reference}, paired by question (clustered by subject) and by row, with their "
         f"{confidence:.0%} interval; p after Holm over the whole table. A tie is a difference that is not "
-        f"significant at {1 - confidence:.2g}. Sees: the least difference found with a power of 80 %.",
+        f"significant at {1 - confidence:.2g}. Sees: the least difference found with a power of 80 % by one test "
+        "before Holm. McNemar: its exact p for one seed, before Holm, questions taken for independent, which those of one "
+        "subject are not; the verdict goes by p.",
         "With fewer than three seeds p speaks of these trained models, not of training them again.",
     ]
     if not n:
@@ -64,6 +67,7 @@ def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
             "Seeds": frame["seeds"],
             "Accuracy, points": pairing.differences_text(frame, "accuracy", 100, 1),
             "p": frame["accuracy_p"].map(pairing.p_text),
+            "McNemar": frame["mcnemar_p"].map(pairing.p_text),
             "Sees": (100 * frame["accuracy_minimum_detectable"].astype(float)).map(lambda x: number(x, 1)),
             "Accuracy is": pairing.verdicts(frame, "accuracy", alpha, "higher", "lower"),
             "NLL, nats": pairing.differences_text(frame, "nll", 1, 4),

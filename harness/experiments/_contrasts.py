@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results
-from harness.experiments._shared import accuracy_of, layers_text, nll_of
+from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
+from harness.experiments._shared import layers_text, nll_of
 from harness.report import pairing
 from harness.report.format import MISSING, count, number
 from harness.report.statistics import holm
@@ -69,7 +70,7 @@ def contrast_frame(results: Results, rows: Sequence[Contrast | None]) -> pd.Data
     p_nll = dict(zip(nlls, adjusted[len(tests) :], strict=True))
     return pd.DataFrame(
         [
-            _columns(row)
+            _columns(results, row)
             | pairing.columns("accuracy", accuracies.get(row.trainings), p_accuracy.get(row.trainings))
             | pairing.columns("nll", nlls.get(row.trainings), p_nll.get(row.trainings))
             for row in present
@@ -83,7 +84,7 @@ def contrast_view(frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
         "Seeds": frame["seeds"],
         "Layers": frame["layers"],
         "Trainable": frame["trainable_parameters"].map(count),
-        "Accuracy %": frame["accuracy"].map(lambda x: MISSING if pd.isna(x) else number(100 * x, 1)),
+        "Accuracy %": accuracy_text(frame),
         "Difference, points": pairing.differences_text(frame, "accuracy", 100, 1),
         "p": frame["accuracy_p"].map(pairing.p_text),
         "Sees": frame["accuracy_minimum_detectable"].map(lambda x: MISSING if pd.isna(x) else number(100 * x, 1)),
@@ -104,7 +105,7 @@ def contrast_notes(results: Results, reference: str) -> list[str]:
         f"{study.confidence:.0%} interval; p after Holm over the whole table. A tie is a difference that is not "
         f"significant at {1 - study.confidence:.2g}, which does not show that there is none. Sees: the least "
         "difference found with a power of 80 % by one test before Holm. Same training: the same layers were trained "
-        "on the same rows, so there is nothing to test.",
+        f"on the same rows, so there is nothing to test. {CHANCE_NOTE}",
     ]
     if results.settings.seeds < 3:
         lines.append(f"{_seeds(results.settings.seeds)}: p speaks of these trained models, not of training them again.")
@@ -115,7 +116,7 @@ def _seeds(n: int) -> str:
     return "One seed" if n == 1 else f"{n} seeds"
 
 
-def _columns(row: Contrast) -> dict[str, Any]:
+def _columns(results: Results, row: Contrast) -> dict[str, Any]:
     layers = dict.fromkeys(layers_text(record.plan["layers"]) for record in row.records)
     return {
         **row.columns,
@@ -123,7 +124,7 @@ def _columns(row: Contrast) -> dict[str, Any]:
         "layers": " | ".join(layers),
         "trainable_parameters": fmean(record.plan["trainable_parameters"] for record in row.records),
         "is": "reference" if row.is_reference else "same training" if row.is_same_training else "compared",
-        "accuracy": _mean(accuracy_of(record) for record in row.records),
+        **accuracy_columns(results, row.records),
         "nll": _mean(nll_of(record) for record in row.records),
     }
 

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
 from harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._shared import accuracy_of, layers_text, nll_of
+from harness.experiments._shared import layers_text, nll_of
 from harness.experiments._sweep import configured_layers, forgetting_of, grouped, made_table, mean, same_seeds
 from harness.floe import selection
-from harness.report.format import MISSING, count, megabytes, number, percent
+from harness.report.format import MISSING, count, megabytes, number
 from harness.report.pairing import p_text
 from harness.report.trend import linear_trend
 from harness.settings import Settings
@@ -51,6 +52,7 @@ def tables(results: Results) -> list[Table]:
         "K: the most layers that may be adapted; the Taylor budget (c = K/L unless set) can leave fewer. "
         "Peak: of the training, as its process measured it (accelerator, or resident memory over the start).",
         "One training a cell: a shared or busy machine moves memory and speed.",
+        CHANCE_NOTE,
     ]
     step_notes = [
         *(_cliff(steps, mix, alpha) for mix in dict.fromkeys(steps["mix"] if len(steps) else [])),
@@ -91,7 +93,7 @@ def scores_frame(results: Results) -> pd.DataFrame:
                 "n_layers": mean(len(record.plan["layers"]) for record in records),
                 "seeds": len(records),
                 "layers": " | ".join(dict.fromkeys(layers_text(record.plan["layers"]) for record in records)),
-                "accuracy": mean(accuracy_of(record) for record in records),
+                **accuracy_columns(results, records),
                 "nll": mean(nll_of(record) for record in records),
                 "forgetting": mean(forgetting_of(record) for record in records),
             }
@@ -131,10 +133,10 @@ def memory_frame(results: Results) -> pd.DataFrame:
 
 
 def _curves(results: Results) -> dict[str, dict[int, list[Record]]]:
-    """mix -> K -> records, by rising K."""
+    """mix -> K -> records, by rising K; of fractions that come to one K, a seed counts once."""
     found: dict[str, dict[int, list[Record]]] = {}
     for (mix, k), records in grouped(results, lambda record: (record.cell.mix, _k(record))).items():
-        found.setdefault(mix, {})[k] = records
+        found.setdefault(mix, {})[k] = list({record.cell.seed: record for record in records}.values())
     return {mix: dict(sorted(by_k.items())) for mix, by_k in found.items()}
 
 
@@ -172,7 +174,7 @@ def _scores_view(frame: pd.DataFrame) -> pd.DataFrame:
             "Adapted": frame["n_layers"].map(lambda x: f"{x:.3g}"),
             "Seeds": frame["seeds"],
             "Layers": frame["layers"],
-            "Accuracy %": frame["accuracy"].map(percent),
+            "Accuracy %": accuracy_text(frame),
             "NLL": frame["nll"].map(lambda x: number(x, 3)),
             "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
             "Trainable": frame["trainable_parameters"].map(count),

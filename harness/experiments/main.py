@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
 from harness.experiments._comparison import comparison
 from harness.experiments._shared import accuracy_of, nll_of, reference_of
 from harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
-from harness.report.statistics import compare_over_seeds, wilson
 from harness.settings import Settings
 
 TITLE = "Accuracy against trainable parameters"
@@ -68,7 +68,7 @@ def _view(frame: pd.DataFrame) -> pd.DataFrame:
             "Mix": frame["mix"],
             "Method": frame["method"],
             "Seeds": frame["seeds"],
-            "Accuracy %": _accuracy_text(frame),
+            "Accuracy %": accuracy_text(frame),
             "% of full": frame["share_of_full"].map(percent),
             "NLL": mean_sd(frame["nll"], frame["nll_sd"], 3),
             "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
@@ -95,7 +95,7 @@ def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
         return []
     lines = [f"Accuracy: {primary}, {scores[0].n_items} questions."]
     if scores[0].chance is not None:
-        lines[0] += f" Guessing gives {scores[0].chance:.0%}; † marks an interval that covers it."
+        lines[0] += f" Guessing gives {scores[0].chance:.0%}. {CHANCE_NOTE}"
     seeds = {record.cell.seed for record in records}
     if len(seeds) == 1:
         lines.append("One seed: no spread over seeds is known, and small differences mean nothing.")
@@ -107,39 +107,9 @@ def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
 
 
 def _accuracy(results: Results, records: list[Record], full: float | None) -> dict[str, Any]:
-    """Mean, sd over seeds, interval, and whether the interval covers guessing; `full` is that of full fine-tuning."""
-    rows = [_row(record) for record in records]
-    accuracy = _mean(rows, "accuracy")
-    found = {"accuracy": accuracy, "accuracy_sd": _sd(rows, "accuracy"), "accuracy_low": None, "accuracy_high": None}
-    found |= {"at_chance": None, "share_of_full": accuracy / full if accuracy is not None and full else None}
-    if accuracy is None:
-        return found
-    interval = _accuracy_interval(results, records)
-    chance = records[0].scores[records[0].settings.eval.primary].chance
-    found |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
-    return found | {"at_chance": None if chance is None else interval.low <= chance <= interval.high}
-
-
-def _accuracy_interval(results: Results, records: list[Record]) -> Any:
-    """Wilson's for one seed; over seeds and questions, clustered by subject, for several."""
-    confidence = results.settings.study.confidence
-    primary = records[0].settings.eval.primary
-    if len(records) == 1:
-        score = records[0].scores[primary]
-        return wilson(round(score.metrics["acc"] * score.n_items), score.n_items, confidence)
-    answers = [results.items(record, primary) for record in records]
-    hits = [(frame["predicted"] == frame["answer"]).to_numpy(dtype=float) for frame in answers]
-    return compare_over_seeds(hits, answers[0]["subject"].tolist(), confidence=confidence)
-
-
-def _accuracy_text(frame: pd.DataFrame) -> list[str]:
-    """mean [low, high], with a dagger where guessing lies inside."""
-    return [
-        MISSING if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]{'†' if chance else ''}"
-        for mean, low, high, chance in zip(
-            frame["accuracy"], frame["accuracy_low"], frame["accuracy_high"], frame["at_chance"], strict=True
-        )
-    ]
+    """`full` is full fine-tuning's accuracy on the mix."""
+    found = accuracy_columns(results, records)
+    return found | {"share_of_full": found["accuracy"] / full if found["accuracy"] is not None and full else None}
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.contracts import Cell, Record, Results, Table
+from harness.experiments._accuracy import accuracy_columns, accuracy_text
 from harness.experiments._shared import accuracy_of, layers_text, nll_of
 from harness.experiments._sweep import grouped, made_table
 from harness.floe import selection
@@ -149,7 +150,7 @@ def draws_frame(results: Results) -> pd.DataFrame:
                 "method": record.cell.method,
                 "layers": layers_text(record.plan["layers"]),
                 "nll": nll_of(record),
-                "accuracy": accuracy_of(record),
+                **accuracy_columns(results, [record]),
             }
             for (mix, seed), records in _by_seed(results).items()
             for record in _draws(records)
@@ -217,6 +218,6 @@ def _draws_view(frame: pd.DataFrame) -> pd.DataFrame:
             "Draw": frame["method"],
             "Layers": frame["layers"],
             "NLL": frame["nll"].map(lambda x: number(x, 4)),
-            "Accuracy %": frame["accuracy"].map(percent),
+            "Accuracy %": accuracy_text(frame),
         }
     )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.contracts import Record, Results
 from harness.report.format import MISSING
-from harness.report.statistics import SeedComparison, compare_over_seeds
+from harness.report.statistics import SeedComparison, compare_over_seeds, compare_right
 
 Pairs = Sequence[tuple[Record, Record]]
 """Two sides' records, one pair a seed."""
@@ -31,6 +31,19 @@ def accuracy_difference(
         differences.append(hits[0] - ratio * hits[1])
         clusters = frames[0]["subject"].tolist() if "subject" in frames[0] else None
     return _over_seeds(differences, clusters, confidence)
+
+
+def mcnemar_p(results: Results, pairs: Pairs) -> float | None:
+    """McNemar's exact p of one seed's answers, questions taken for independent; None for several seeds, or without
+    such answers."""
+    if len(pairs) != 1:
+        return None
+    first, second = pairs[0]
+    frames = _same_items(results, results, first, second, first.settings.eval.primary)
+    if frames is None or not all({"predicted", "answer"} <= set(frame) for frame in frames):
+        return None
+    a, b = ((frame["predicted"] == frame["answer"]).to_numpy() for frame in frames)
+    return compare_right(a, b).mcnemar_p
 
 
 def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:

@@ -92,6 +92,23 @@ def crossed_bootstrap(seeds: Sequence[Clusters], seed: int, confidence: float, r
     return Interval(*map(float, result.confidence_interval))
 
 
+def interval_over_seeds(seeds: Sequence[Clusters], seed: int, confidence: float, resamples: int) -> Interval:
+    """The wider, at each end, of the crossed bootstrap and Student's t interval of the seeds' means (scipy).
+
+    Two or three seeds have too few distinct resamples for any percentile to reach far enough: half or a quarter
+    of the draws hold one seed alone, so the seeds' own means bound the interval. One seed: `bootstrap`.
+    """
+    if len(seeds) == 1:
+        return bootstrap(seeds[0], seed, confidence, resamples)
+    resampled = crossed_bootstrap(seeds, seed, confidence, resamples)
+    means = np.array([row.mean for row in seeds])
+    if not spread(means, scale=np.abs(means).max()):
+        return resampled
+    t_test: Any = stats.ttest_1samp(means, 0.0)
+    t = t_test.confidence_interval(confidence)
+    return Interval(min(resampled.low, float(t.low)), max(resampled.high, float(t.high)))
+
+
 def _expanded(confidence: float, groups: int) -> float:
     """The level at which a percentile interval over few groups is as wide as Student's t asks.
 

@@ -23,8 +23,8 @@ from harness.report.resampling import (
     bootstrap,
     check_share,
     cluster_test,
-    crossed_bootstrap,
     group,
+    interval_over_seeds,
     pair,
     spread,
     vector,
@@ -254,10 +254,7 @@ def compare_over_seeds(
     test, item_p = cluster_test(grouped, seed)
     p, seed_p = item_p, np.nan
     detectable = minimum_detectable_mean(n_groups, grouped.sd, alpha, power)
-    if n_seeds == 1:
-        interval = bootstrap(grouped, seed, confidence, resamples)
-    else:
-        interval = crossed_bootstrap([group(row, clusters) for row in rows], seed, confidence, resamples)
+    interval = interval_over_seeds([group(row, clusters) for row in rows], seed, confidence, resamples)
     if n_seeds >= 3:
         means = np.mean(rows, axis=1)
         sd = spread(means, scale=np.abs(means).max())

@@ -84,7 +84,9 @@ def test_the_table_names_for_each_claim_the_records_behind_it_and_no_others(monk
     assert table.frame["claim"].tolist() == list(range(1, 12))
     first = table.frame.iloc[0]
     assert first["verdict"] == "reproduced" and first["records"].split() == [f"key{i}" for i in range(len(mine))]
-    assert first["our_protocol"].startswith("random weights, random-llama, dolly, ") and "6 seeds" in first["our_protocol"]
+    assert (
+        first["our_protocol"].startswith("random weights, random-llama, dolly, ") and "6 seeds" in first["our_protocol"]
+    )
     assert "100 questions" in first["our_protocol"]
     assert set(table.frame["verdict"][1:]) == {"not run"} and set(table.frame["our_protocol"][2:]) == {"–"}
     assert table.view["Records"].tolist()[0] == "6 of main"

@@ -27,8 +27,8 @@ ROW_NLL = 2.0 + 0.1 * np.arange(12)
 
 
 def searched(made) -> Any:
-    """Three seeds of one clear optimum."""
-    results = made(rank_search, mixes="dolly", seeds=3, study__repeated_searches=20, search__trials=30)
+    """Three seeds of one clear optimum, and trials enough for every rank."""
+    results = made(rank_search, mixes="dolly", seeds=3, study__repeated_searches=3, search__trials=60)
     for cell in results.cells:
         curve = {r: 2 + 0.1 * abs(r - 5) + 0.01 * cell.seed for r in range(2, 17)}
         results.add(cell, trials=[vars(Trial(i, r, value, False)) for i, (r, value) in enumerate(curve.items())])
@@ -68,7 +68,7 @@ def timed_experts(made) -> Any:
         m = 0 if cell.method == "base" else dict(cell.varied)["adapter.num_experts"]
         record = results.add(cell, [0, 1, 2, 3], training=cell.label, experts=[m] * 4)
         results.answers[cell]["router"] = pd.DataFrame({"module": [], "expert": [], "mean_gate": [], "entropy": []})
-        metrics = dict.fromkeys(experts.LATENCIES, 2.0 + 0.5 * m + 0.01 * (m % 3))
+        metrics: dict[str, float] = dict.fromkeys(experts.LATENCIES, 2.0 + 0.5 * m + 0.01 * (m % 3))
         scores = record.scores | {"latency": Score(metrics=metrics, n_items=1, tokens=1, seconds=1.0)}
         stages = record.stages | {"evaluation:latency": f"evaluation-{cell.label}"}
         results.records[-1] = record.model_copy(update={"scores": scores, "stages": stages})
@@ -109,12 +109,15 @@ def timed_depths(made) -> Any:
 
     timed = Timed(results.settings, results.cells)
     for cell in results.cells:
-        timed.add(cell, fisher=[1.0] * dict(cell.varied)["model.config.num_hidden_layers"])
+        depth = dict(cell.varied)["model.config.num_hidden_layers"]
+        record = timed.add(cell, fisher=[1.0] * depth)
+        plan = record.plan | {"base_parameters": 5000 + 300 * depth}
+        timed.records[-1] = record.model_copy(update={"plan": plan})
     return timed
 
 
 CASES: list[tuple[str, Callable[..., Any], str]] = [
-    ("search_without_exhaustion", searched, "reproduced"),
+    ("search_without_exhaustion", searched, "not reproduced"),  # it trains the whole grid
     ("stable_rankings", ranked, "underpowered"),  # spread nowhere: deep layers are not the less stable ones
     ("linear_memory", swept, "reproduced"),
     ("cliff", swept, "reproduced"),
@@ -129,19 +132,19 @@ CASES: list[tuple[str, Callable[..., Any], str]] = [
 def test_a_rule_reaches_its_verdict_on_the_experiments_own_tables(rule, results, verdict, made):
     claim, filled = CLAIM_OF[rule], results(made)
     tables = registry.find("experiment", claim.experiment).load().tables(filled)
+    frames = {table.id: table.frame for table in tables}
+    for id, row in ROWS.items():
+        assert id not in frames or set(row) <= set(frames[id].columns), id
     found = judge(claim, Evidence(filled, tables))
     assert found.verdict == verdict, found
     assert "nan" not in found.ours and ".0 of" not in found.ours
 
 
-def test_planted_rows_have_the_columns_of_the_experiments_tables(made):
-    frames = {}
-    for rule, results, _ in CASES:
-        filled = results(made)
-        for table in registry.find("experiment", CLAIM_OF[rule].experiment).load().tables(filled):
-            frames[table.id] = table.frame
-    for id, row in ROWS.items():
-        assert set(row) <= set(frames[id].columns), id
+def test_every_planted_row_belongs_to_a_table_of_a_case(made):
+    """So that the test above holds each one's columns against the experiment's."""
+    named = {rule: registry.find("experiment", CLAIM_OF[rule].experiment).load() for rule, _, _ in CASES}
+    made_ids = {table.id for experiment in named.values() for table in experiment.tables(made(experiment))}
+    assert set(ROWS) <= made_ids
 
 
 def test_whole_numbers_stay_whole_and_what_is_missing_is_none(made):

@@ -8,8 +8,10 @@ NONE = dict.fromkeys(("nll_difference", "nll_low", "nll_high", "nll_p"))
 
 
 def test_search_without_exhaustion():
-    def verdict(p=0.001, **changes) -> str:
-        return reach("search_without_exhaustion", rank_search=[changes], rank_search_flatness=[{"friedman_p": p}]).verdict
+    def verdict(p: float | None = 0.001, **changes) -> str:
+        return reach(
+            "search_without_exhaustion", rank_search=[changes], rank_search_flatness=[{"friedman_p": p}]
+        ).verdict
 
     assert verdict() == "reproduced"
     assert verdict(unique_mean=12.0) == "not reproduced"  # 80 % of the grid

@@ -20,8 +20,8 @@ def test_mean_sd_and_share_of_full_over_seeds(records):
     floe = frame.iloc[1]
     assert floe["accuracy"] == pytest.approx(0.29)
     # of ten subjects three are right, wholly but for one answer: by the binomial of subjects 3 +- 1.96 * 1.45
-    assert floe["accuracy_low"] == pytest.approx(0.29 - 0.28, abs=0.06)
-    assert floe["accuracy_high"] == pytest.approx(0.29 + 0.28, abs=0.06) and floe["at_chance"]
+    assert floe["accuracy_from"] == pytest.approx(0.29 - 0.28, abs=0.06)
+    assert floe["accuracy_to"] == pytest.approx(0.29 + 0.28, abs=0.06) and floe["at_chance"]
     assert floe["accuracy_sd"] == pytest.approx(statistics.stdev([0.27, 0.29, 0.31]))
     assert floe["share_of_full"] == pytest.approx(0.29 / 0.32)
     assert floe["r"] == "2–4" and floe["layers"] == "2"
@@ -68,8 +68,8 @@ def test_numbers_as_text(text, expected):
 def test_one_seed_has_wilsons_interval_and_a_mark_where_it_covers_chance(records):
     """Wilson's interval of 30 of 100 by its formula: 0.2189 to 0.3958; of 50 of 100: 0.4038 to 0.5962."""
     frame = main.main_frame(MadeResults(records[:1]))
-    assert frame["accuracy_low"].tolist()[0] == pytest.approx(0.2189, abs=1e-4)
-    assert frame["accuracy_high"].tolist()[0] == pytest.approx(0.3958, abs=1e-4)
+    assert frame["accuracy_from"].tolist()[0] == pytest.approx(0.2189, abs=1e-4)
+    assert frame["accuracy_to"].tolist()[0] == pytest.approx(0.3958, abs=1e-4)
     assert main._view(frame)["Accuracy %"].tolist()[0] == "30.0 [21.9, 39.6]†"
     assert (
         main._view(main.main_frame(MadeResults([record("full", 0, 0.5)])))["Accuracy %"].tolist()[0]
