@@ -23,7 +23,8 @@ class Claim(Data):
     """One claim, and what its verdict asks for.
 
     experiment: whose records are the evidence; of them count those of `methods` and `mixes`, where these are given.
-    records: the least number of finished ones that count. figures: the rule's own numbers.
+    records: the least number of finished ones that count. seeds: the least number of whole ones. figures: the
+    rule's own numbers.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Claim(Data):
     mixes: tuple[str, ...] = ()
     rule: str
     records: int
+    seeds: int = 1
     figures: dict[str, Any]
 
     def counts(self, record: Record) -> bool:
@@ -87,6 +89,14 @@ class Evidence:
         """The finished records that count for the claim."""
         return [record for record in self.results.records if claim.counts(record)]
 
+    def whole_seeds(self, claim: Claim) -> int:
+        """Seeds of which every method that the claim names whole is finished, on every mix that counts."""
+        done = {(record.cell.seed, record.cell.mix, record.cell.method) for record in self.behind(claim)}
+        mixes = claim.mixes or {mix for _, mix, _ in done}
+        methods = [method for method in claim.methods if "*" not in method] or {method for *_, method in done}
+        seeds = {seed for seed, *_ in done}
+        return sum(all((seed, mix, method) in done for mix in mixes for method in methods) for seed in seeds)
+
     @property
     def confidence(self) -> float:
         return self.results.settings.study.confidence
@@ -101,7 +111,11 @@ def judge(claim: Claim, evidence: Evidence) -> Verdict:
         return Verdict("not run", "–", f"no record of {claim.experiment} that counts")
     if found < claim.records:
         return Verdict("underpowered", "–", f"{found} of the {claim.records} records that a verdict asks for")
-    return getattr(rules, claim.rule)(evidence, claim)
+    verdict, seeds = getattr(rules, claim.rule)(evidence, claim), evidence.whole_seeds(claim)
+    if verdict.verdict in ("reproduced", "not reproduced") and seeds < claim.seeds:
+        why = f"{verdict.why}, but on {seeds} of the {claim.seeds} whole seeds that a verdict asks for"
+        return Verdict("underpowered", verdict.ours, why)
+    return verdict
 
 
 def table(evidence_of: Mapping[str, Evidence]) -> Table:

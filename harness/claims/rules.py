@@ -6,20 +6,30 @@ does, underpowered where it says neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 from harness.claims import Claim, Evidence, Verdict
 from harness.claims._relative import pairs_of, relative_accuracy
 from harness.contracts import Record
+from harness.floe.selection import max_layers
 from harness.report import pairing
 from harness.report.format import number
-from harness.report.statistics import holm
+from harness.report.statistics import Estimate, holm, mean_interval
 from harness.report.trend import linear_trend
 
 
 def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
-    """Accuracy of FLoE as a share of full fine-tuning's, against `figure` less `tolerance`, on the claim's mix."""
+    """Accuracy of FLoE as a share of full fine-tuning's, against `figure` less `tolerance`, on the claim's mix, where
+    FLoE adapts `layer_share` of the layers at most and full fine-tuning is above the base model."""
+    results, (mix,) = evidence.results, claim.mixes
+    for floe, full in pairs_of(results, mix, "floe", "full"):
+        if len(floe.plan["layers"]) > max_layers(claim.figures["layer_share"], len(full.plan["layers"])):
+            return Verdict("not run", "–", f"FLoE adapted more than {claim.figures['layer_share']:.0%} of the layers")
+    gained = pairing.accuracy_difference(results, results, pairs_of(results, mix, "full", "base"), evidence.confidence)
+    if gained is not None and (gained.low <= 0 or gained.p >= 1 - evidence.confidence):
+        return Verdict("underpowered", "–", "full fine-tuning is not above the base model: a share of it means nothing")
     return relative_accuracy(evidence.results, claim, ["full"], of="of", offset=0.0)
 
 
@@ -62,7 +72,8 @@ def search_without_exhaustion(evidence: Evidence, claim: Claim) -> Verdict:
     """TPE on the stored curves: finds the grid's best rank in `share_found` of the searches, and trains at most
     `share_trained` of the ranks."""
     rows, figures = evidence.rows("rank_search"), claim.figures
-    found, low, high = (fmean(row[name] for row in rows) for name in ("found", "found_low", "found_high"))
+    found = fmean(row["found"] for row in rows)
+    low, high = min(row["found_low"] for row in rows), max(row["found_high"] for row in rows)
     trained = fmean(row["unique_mean"] / row["ranks"] for row in rows)
     ours = (
         f"best rank in {found:.0%} [{low:.0%}, {high:.0%}] of {sum(row['searches'] for row in rows)} searches, "
@@ -80,22 +91,21 @@ def search_without_exhaustion(evidence: Evidence, claim: Claim) -> Verdict:
 
 def stable_rankings(evidence: Evidence, claim: Claim) -> Verdict:
     """Spearman between pilot fractions at least `spearman`, and deep layers' ranks spread more than shallow ones'."""
-    summary = evidence.rows("ranking_stability")
-    own = [row for row in summary if row["differs"] == "pilot fraction" and row["spearman"] is not None]
-    if not own:
-        return Verdict("not run", "–", "no two pilot fractions are finished on one mix and seed")
-    (row,) = own
+    pairs = [row for row in evidence.rows("ranking_stability_pairs") if row["differs"] == "pilot fraction"]
+    agreement = _mean_over_seeds([(row["mix"], row["seed_a"], row["spearman"]) for row in pairs], evidence)
+    if agreement is None:
+        return Verdict("underpowered", "–", "two pilot fractions are finished on fewer than two mixes and seeds")
     depths = {d["verdict"] for d in evidence.rows("ranking_stability_depth") if d["spread_over"] == "conditions"}
-    ours = "; ".join(
-        [f"Spearman {row['spearman']:.2f}, at least {row['spearman_least']:.2f}, {row['pairs']} pairs", *sorted(depths)]
-    )
-    if row["spearman"] < claim.figures["spearman"]:
-        return Verdict("not reproduced", ours, f"mean Spearman below {claim.figures['spearman']}")
-    if "deep layers more stable" in depths:
+    figure = claim.figures["spearman"]
+    text = f"Spearman {agreement.mean:.2f} [{agreement.low:.2f}, {agreement.high:.2f}] of {len(pairs)} pairs"
+    ours = "; ".join([text, *sorted(depths)])
+    if agreement.high < figure:
+        return Verdict("not reproduced", ours, f"the interval lies below {figure}")
+    if agreement.low >= figure and "deep layers more stable" in depths:
         return Verdict("not reproduced", ours, "stable, but deep layers are the more stable ones")
-    if depths == {"deep layers less stable"} and row["spearman_least"] >= claim.figures["spearman"]:
+    if agreement.low >= figure and depths == {"deep layers less stable"}:
         return Verdict("reproduced", ours, "stable, deep layers least")
-    return Verdict("underpowered", ours, "stable in the mean; that deep layers are least so is not seen on every mix")
+    return Verdict("underpowered", ours, f"not surely above {figure}, or deep layers not seen to be least stable")
 
 
 def linear_memory(evidence: Evidence, claim: Claim) -> Verdict:
@@ -108,6 +118,8 @@ def linear_memory(evidence: Evidence, claim: Claim) -> Verdict:
         f"R² {number(line['r_squared'], 2)}, p of x² {pairing.p_text(line['quadratic_p'])}"
         for line in lines
     )
+    if any(line["quadratic_p"] is None or line["counts"] < claim.figures["counts"] for line in lines):
+        return Verdict("underpowered", ours, f"fewer than {claim.figures['counts']} numbers of adapted layers on a mix")
     adjusted = holm([line["quadratic_p"] for line in lines])
     if any(p is not None and p < 1 - evidence.confidence for p in adjusted):
         return Verdict("not reproduced", ours, "a curve fits significantly better than a line")
@@ -157,24 +169,32 @@ def diagonal_is_enough(evidence: Evidence, claim: Claim) -> Verdict:
     def of_matrix(row: dict[str, Any]) -> bool:
         return row["criterion"] == "full" or row["criterion"].startswith("blocks")
 
-    overlaps = [row["jaccard_diagonal"] for row in evidence.rows("fisher_blocks") if of_matrix(row)]
+    picks = [row for row in evidence.rows("fisher_blocks") if of_matrix(row)]
     trained = [row for row in evidence.rows("fisher_blocks_training") if of_matrix(row)]
-    if not overlaps or not trained:
+    if not picks or not trained:
         return Verdict("not run", "–", "no picks of block and full Fisher, or no training on them")
+    overlap = _mean_over_seeds([(row["mix"], row["seed"], row["jaccard_diagonal"]) for row in picks], evidence)
+    if overlap is None:
+        mean = fmean(row["jaccard_diagonal"] for row in picks)
+        return Verdict("underpowered", f"Jaccard {mean:.2f}", "one mix and seed: no interval")
     compared = [row for row in trained if row["is"] == "compared"]
     if any(row["nll_p"] is None for row in compared):
         return Verdict("underpowered", "–", "not every other pick has an NLL beside that of the diagonal's")
-    ours = f"Jaccard {fmean(overlaps):.2f}, at least {min(overlaps):.2f}; {len(compared)} other picks trained"
+    text = f"Jaccard {overlap.mean:.2f} [{overlap.low:.2f}, {overlap.high:.2f}]"
+    ours = f"{text}; {len(compared)} other picks trained"
     if compared:
         differences = [row["nll_difference"] for row in compared]
         ours += f", NLL {min(differences):+.4f} to {max(differences):+.4f} nats"
-    if fmean(overlaps) < claim.figures["jaccard"]:
-        return Verdict("not reproduced", ours, f"mean Jaccard below {claim.figures['jaccard']}: other layers")
+    if overlap.high < claim.figures["jaccard"]:
+        return Verdict("not reproduced", ours, f"the Jaccard index lies below {claim.figures['jaccard']}: other layers")
     if any(_significant(row, name, evidence) for row in compared for name in ("nll", "accuracy")):
         return Verdict("not reproduced", ours, "training on the other picks differs significantly")
-    if all(_within(row, name, claim.figures[f"margin_{name}"]) for row in compared for name in ("nll", "accuracy")):
+    if any(row["at_chance"] is not False for row in compared):
+        return Verdict("underpowered", ours, "accuracies at chance, or none, say nothing of their being the same")
+    same = all(_within(row, name, claim.figures[f"margin_{name}"]) for row in compared for name in ("nll", "accuracy"))
+    if same and overlap.low >= claim.figures["jaccard"]:
         return Verdict("reproduced", ours, "almost the same layers, and the same scores within the margins")
-    return Verdict("underpowered", ours, "almost the same layers; their scores' intervals are wider than the margins")
+    return Verdict("underpowered", ours, "the interval of the Jaccard index or of a score is too wide")
 
 
 def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
@@ -207,6 +227,9 @@ def cliff(evidence: Evidence, claim: Claim) -> Verdict:
     """A significant step to fewer layers that costs at least `share` of the whole range of the NLL curve."""
     steps = evidence.rows("layer_fraction_steps")
     steps = [row for row in steps if row["nll_range"]]
+    by_mix = [[row for row in steps if row["mix"] == mix] for mix in dict.fromkeys(row["mix"] for row in steps)]
+    if not by_mix or any(len(of_mix) + 1 < claim.figures["counts"] for of_mix in by_mix):
+        return Verdict("underpowered", "–", f"fewer than {claim.figures['counts']} numbers of layers on a mix")
     worse = [row for row in steps if _significant(row, "nll", evidence) and row["nll_difference"] > 0]
     if not worse:
         return Verdict("underpowered", f"{len(steps)} steps, none significant", "no step to fewer layers shows a loss")
@@ -233,8 +256,16 @@ def _significant(row: dict[str, Any], name: str, evidence: Evidence) -> bool:
 
 
 def _within(row: dict[str, Any], name: str, margin: float) -> bool:
-    """Whether the row's interval lies within ± margin; a quantity that was not measured does not count."""
-    return row[f"{name}_low"] is None or (row[f"{name}_low"] >= -margin and row[f"{name}_high"] <= margin)
+    """Whether the row's interval is known and lies within ± margin."""
+    return row[f"{name}_low"] is not None and row[f"{name}_low"] >= -margin and row[f"{name}_high"] <= margin
+
+
+def _mean_over_seeds(values: Sequence[tuple[str, int, float | None]], evidence: Evidence) -> Estimate | None:
+    """Mean of (mix, seed, value), with its interval over mixes and seeds; None for fewer than two of these."""
+    known = [(f"{mix} {seed}", value) for mix, seed, value in values if value is not None]
+    if len({cluster for cluster, _ in known}) < 2:
+        return None
+    return mean_interval([value for _, value in known], [name for name, _ in known], confidence=evidence.confidence)
 
 
 def _matched(record: Record) -> bool:

@@ -48,8 +48,8 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
         f"Differences are method - {reference}, paired by question (clustered by subject) and by row, with their "
         f"{confidence:.0%} interval; p after Holm over the whole table. A tie is a difference that is not "
         f"significant at {1 - confidence:.2g}. Sees: the least difference found with a power of 80 % by one test "
-        "before Holm. McNemar: its exact p for one seed, before Holm, questions taken for independent, which those of one "
-        "subject are not; the verdict goes by p.",
+        "before Holm. McNemar: its exact p for one seed, before Holm, questions taken for independent, which those of "
+        "one subject are not; the verdict goes by p.",
         "With fewer than three seeds p speaks of these trained models, not of training them again.",
     ]
     if not n:

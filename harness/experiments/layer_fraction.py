@@ -128,7 +128,8 @@ def memory_frame(results: Results) -> pd.DataFrame:
         for name in TRENDS:
             values = np.array([_measured(record, name) for record in records], dtype=float)
             trend = linear_trend(layers, values, results.settings.study.confidence)
-            rows.append({"mix": mix, "quantity": name, "points": len(records)} | vars(trend))
+            counts = {"points": len(records), "counts": len(set(layers))}
+            rows.append({"mix": mix, "quantity": name} | counts | vars(trend))
     return pd.DataFrame(rows)
 
 

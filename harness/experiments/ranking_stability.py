@@ -136,6 +136,7 @@ def _comparable(a: Ranked, b: Ranked) -> bool:
 def _pair(a: Ranked, b: Ranked, settings: Settings) -> dict[str, Any]:
     half = len(a.scores) // 2
     return {
+        "mix": a.condition.mix,
         "a": a.condition.sample,
         "b": b.condition.sample,
         "seed_a": a.condition.seed,
