@@ -1,20 +1,24 @@
-"""The regression gate over a results folder: where expectations lie, how they are read, checked and renewed."""
+"""The regression gate over a results folder: where expectations lie, how they are read, checked and renewed.
+
+A run is the records under the cells' current keys: one made by other code or settings says nothing of these.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness import registry
-from harness.contracts import Cell
+from harness.contracts import Cell, Record
 from harness.errors import UsageError
 from harness.files import write_text
-from harness.report import gate, gate_text
-from harness.report.gate import EXPECTATION_VERSION, Expectation, Finding
+from harness.report import expectation, gate, gate_text
+from harness.report.expectation import EXPECTATION_VERSION, Expectation
+from harness.report.gate import Finding
 from harness.results import StoredResults
 from harness.settings import Settings
 from harness.store import Store
@@ -47,44 +51,65 @@ def read(path: Path) -> Expectation:
         raise UsageError(f"{path}: no expectation of floe-bench ({where}): renew it with --update") from None
 
 
-def check(store: Store, settings: Settings, cells: Sequence[Cell], path: Path) -> list[Finding]:
+def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> list[Finding]:
     """Every quantity of the run in `store` against the expectation in `path`, with its verdict.
 
-    All that is expected must be there, whatever cells are asked for: a grid that lost a seed is a regression.
-    Raises UsageError where there is no run under these settings, or the expectation belongs to others.
+    keys: each cell's key now (the digest of `run.cell_identity`); only records under them count. All that is
+    expected must be there, whatever cells are asked for: a grid that lost a seed is a regression.
+    Raises UsageError where no cell has such a record, or the expectation belongs to other settings.
     """
     expected = read(path)
-    failures = _failures(store, cells)
-    results = StoredResults(store, settings, cells)
+    results, missing = _current(store, settings, keys)
     profile = store.folder.name
-    if not results.records and not failures:
-        raise UsageError(f"{store.folder} holds no run under these settings: `floe-bench run {profile}` makes one")
-    found = gate.observe(profile, results)
+    if all(record is None for record in missing.values()) and not results.records:
+        raise UsageError(
+            f"{store.folder} holds no run with this code and these settings: `floe-bench run {profile}` makes one"
+        )
+    found = expectation.observe(profile, results)
     if changed := gate.differing_settings(expected, found):
         raise UsageError(
             f"{path} belongs to other settings ({'; '.join(changed[:4])}): run `floe-bench run {profile}` with those, "
             f"or renew it with `floe-bench check {profile} --update`"
         )
-    return gate.compare(expected, found, failures, settings.study.confidence)
+    reasons = {cell.label: _reason(record, profile) for cell, record in missing.items()}
+    return gate.compare(expected, found, reasons, settings.study.confidence)
 
 
-def update(store: Store, settings: Settings, cells: Sequence[Cell], path: Path) -> str:
+def update(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> str:
     """Write the run as the new expectation, atomically; returns in Markdown what changed against the old one.
 
-    Raises UsageError where a cell is not finished: what is missing would not be missed by later checks.
+    Raises UsageError where a cell has no finished record under its key: what is missing would not be missed by
+    later checks.
     """
     profile = store.folder.name
-    results = StoredResults(store, settings, cells)
-    missing = [cell.label for cell in cells if results.find(cell) is None]
+    results, missing = _current(store, settings, keys)
     if missing:
+        cell, record = next(iter(missing.items()))
         raise UsageError(
-            f"{len(missing)} of {len(cells)} cells are not finished ({missing[0]}, ...): `floe-bench run {profile}` "
-            "first, an expectation holds whole runs only"
+            f"{len(missing)} of {len(keys)} cells are not finished ({cell.label}: {_reason(record, profile)}): "
+            f"`floe-bench run {profile}` first, an expectation holds whole runs only"
         )
-    new = gate.observe(profile, results)
+    new = expectation.observe(profile, results)
     changes = _changes(path, new, settings.study.confidence)
     write_text(path, to_json(new))
     return changes
+
+
+def _current(
+    store: Store, settings: Settings, keys: Mapping[Cell, str]
+) -> tuple[StoredResults, dict[Cell, Record | None]]:
+    """The finished records under these keys; and the other cells, with the record of their failure if there is one."""
+    records = {cell: store.record(cell, key) for cell, key in keys.items()}
+    present = [record for record in records.values() if record]
+    missing = {cell: record for cell, record in records.items() if record is None or record.status == "failed"}
+    return StoredResults(store, settings, list(keys), keys, present), missing
+
+
+def _reason(record: Record | None, profile: str) -> str:
+    """Why a cell has no finished record."""
+    if record is None:
+        return f"not run with this code and these settings: `floe-bench run {profile}`"
+    return "it failed: " + (record.error or "").strip().rpartition("\n")[2]
 
 
 def _changes(path: Path, new: Expectation, confidence: float) -> str:
@@ -96,9 +121,9 @@ def _changes(path: Path, new: Expectation, confidence: float) -> str:
     return gate_text.to_markdown("new expectation against the old", gate.compare(old, new, confidence=confidence))
 
 
-def to_json(expectation: Expectation) -> str:
+def to_json(content: Expectation) -> str:
     """JSON with one line per list, so that a change in one quantity is a change in one line."""
-    return _lines(expectation.model_dump(mode="json"), "") + "\n"
+    return _lines(content.model_dump(mode="json"), "") + "\n"
 
 
 def _lines(value: Any, indent: str) -> str:
@@ -107,13 +132,3 @@ def _lines(value: Any, indent: str) -> str:
     inner = indent + "  "
     entries = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_lines(item, inner)}" for key, item in value.items()]
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
-
-
-def _failures(store: Store, cells: Sequence[Cell]) -> dict[str, str]:
-    """Label -> the error's last line, of the cells whose newest record failed."""
-    newest = {record.cell: record for record in sorted(store.records(), key=lambda r: r.provenance["time"])}
-    return {
-        cell.label: (newest[cell].error or "").strip().rpartition("\n")[2]
-        for cell in cells
-        if cell in newest and newest[cell].status == "failed"
-    }

@@ -49,8 +49,16 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _checked(settings: Settings) -> Settings:
     """Method names in canonical form. Raises UsageError for an unknown mix, evaluation, method or option."""
     methods = tuple(dict.fromkeys(registry.parse_method(name).name for name in settings.methods))
-    for mix in (*settings.mixes, *settings.eval.nll_mixes):
+    for mix in settings.eval.nll_mixes:
         registry.find("mix", mix)
+    for mix in settings.mixes:
+        read = getattr(registry.find("mix", mix).load(), "PARTS", (mix,))
+        unread = [part for part in read if part not in settings.eval.nll_mixes]
+        if unread and "validation_nll" in settings.eval.evals:
+            raise UsageError(
+                f"mix '{mix}' is trained on, but eval.nll_mixes leaves out {', '.join(unread)}: add it, or there is no "
+                "validation NLL of the cells' own data"
+            )
     for name in settings.eval.evals:
         registry.find("evaluation", name)
     if settings.eval.primary not in settings.eval.evals:
@@ -193,7 +201,7 @@ def _write(store: Store, made: Sequence[Table]) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Hold the run against its expectation; FAILED for a regression. With --update write a new expectation."""
+    """Hold the current run against its expectation; FAILED for a regression. With --update write a new expectation."""
     settings, cells = _grid(options)
     from harness import checking
     from harness.files import write_text
@@ -203,10 +211,11 @@ def check(options: argparse.Namespace) -> int:
     store = Store(options.results, options.profile)
     if options.update:
         path = options.expected or store.folder / checking.FILE
-        print(checking.update(store, settings, cells, path))
+        print(checking.update(store, settings, _keys(settings, store, cells), path))
         print(f"expectation: {path}", file=sys.stderr)
         return OK
-    findings = checking.check(store, settings, cells, checking.expectation_file(store, options.expected))
+    path = checking.expectation_file(store, options.expected)
+    findings = checking.check(store, settings, _keys(settings, store, cells), path)
     summary = gate_text.to_markdown(f"check {options.profile}", findings)
     if options.markdown:
         write_text(options.markdown, summary)
@@ -246,19 +255,30 @@ def show(options: argparse.Namespace) -> int:
 
 
 def why(options: argparse.Namespace) -> int:
-    """Print why a cell is or is not done. Needs no weights where the profile's lie in a package or are random."""
+    """Print why a cell is or is not done."""
     settings, cells = _grid(options)
     from harness import inspecting
     from harness.store import Store
 
     cell = inspecting.find_cell(cells, options.cell)
+    store = Store(options.results, options.profile)
+    print(inspecting.why(store, cell, _identities(settings, store, [cell])[cell]))
+    return OK
+
+
+def _identities(settings: Settings, store: Store, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
+    """What each cell's key is the digest of, now. Needs no weights where they lie in a package or are random."""
     from harness.quiet import quiet_libraries
 
     quiet_libraries()
     from harness.run import cell_identity
     from harness.workbench import Workbench
 
-    store = Store(options.results, options.profile)
     bench = Workbench(settings, store, progress=lambda text: None)
-    print(inspecting.why(store, cell, cell_identity(bench.of(cell), cell)))
-    return OK
+    return {cell: cell_identity(bench.of(cell), cell) for cell in cells}
+
+
+def _keys(settings: Settings, store: Store, cells: Sequence[Cell]) -> dict[Cell, str]:
+    from harness.files import digest
+
+    return {cell: digest(identity) for cell, identity in _identities(settings, store, cells).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.contracts import Record, Table
@@ -35,25 +36,29 @@ def methods(folder: Path, names: str) -> Table:
 
 def _table(a: compare.Side, b: compare.Side) -> Table:
     try:
-        return compare.table(a, b, a.results.settings.study.confidence)
+        table = compare.table(a, b, a.results.settings.study.confidence)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    sides = {id(side.results): side.results for side in (a, b)}.values()  # two methods are of one
+    lost = sum(len(results.cells) - len(results.records) for results in sides)
+    note = f"{lost} recorded cells are left out: failed, or of older settings, code or data."
+    return replace(table, notes=[*table.notes, note]) if lost else table
 
 
 def _results(folder: Path) -> StoredResults:
-    """The newest run in a folder: all cells recorded under the newest record's settings."""
+    """The newest run in a folder: all cells recorded under the newest record's settings, and those they vary."""
     store = Store(folder.parent, folder.name)
     records = store.records()
     if not records:
         raise UsageError(f"{folder} holds no records/*.json: give a folder such as results/smoke")
-    newest = max(records, key=lambda record: record.provenance["time"])
-    cells = list(dict.fromkeys(record.cell for record in records if not record.cell.varied))
-    return StoredResults(store, _unvaried(newest, records).settings, cells, records=records)
+    cells = list(dict.fromkeys(record.cell for record in records))
+    return StoredResults(store, _unvaried(records).settings, cells, records=records)
 
 
-def _unvaried(newest: Record, records: list[Record]) -> Record:
+def _unvaried(records: list[Record]) -> Record:
+    """The newest record of a cell that varies nothing, or where there is none the newest of all."""
     plain = [record for record in records if not record.cell.varied]
-    return max(plain, key=lambda record: record.provenance["time"]) if plain else newest
+    return max(plain or records, key=lambda record: record.provenance["time"])
 
 
 def _profile(results: StoredResults) -> str | None:

@@ -318,13 +318,13 @@ class Results(Protocol):
     @property
     def records(self) -> Sequence[Record]: ...
 
-    def find(self, cell: Cell) -> Record | None:
-        """The finished record of a cell, or None."""
-        ...
+    def find(self, cell: Cell) -> Record | None: ...
 
     def stages(self, record: Record) -> list[Stage]:
         """What planning used: pilots (kind "training"), measures and probes."""
         ...
+
+    def origins(self, record: Record) -> list[dict[str, Any]]: ...
 
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         """What the scorer of that function name measured for the record; None where it measured nothing.

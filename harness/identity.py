@@ -24,8 +24,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 ENGINE = tuple(
     f"harness.{name}"
     for name in (
-        "adapting", "data", "evaluate", "inputs", "models", "nll", "preflight", "run", "scoring", "sources", "stages",
-        "train", "workbench", "floe.loading",
+        "adapting", "data", "evaluate", "inputs", "memory", "models", "nll", "overlap", "preflight", "run", "scoring",
+        "sources", "stages", "teacher", "train", "workbench", "floe.loading",
     )
 )  # fmt: skip
 """The modules of the engine that can change a number."""

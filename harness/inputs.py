@@ -108,7 +108,8 @@ def sampled_rows(bench: Workbench, cell: Cell, sample: Sample) -> list[Row]:
     """The training rows that planning draws from.
 
     The parts are the same for every seed. Foreign rows replace as many of the mix's own, both drawn by the cell's
-    seed. Raises UsageError where there are fewer rows than parts, or too few foreign rows, or none that are foreign.
+    seed; where the other mix has too few for that share, the whole sample is as small as they make it. Raises
+    UsageError where there are fewer rows than parts, or no rows that are foreign.
     """
     own_mix = sample.mix or cell.mix
     rows = bench.mix(own_mix).train
@@ -122,11 +123,10 @@ def sampled_rows(bench: Workbench, cell: Cell, sample: Sample) -> list[Row]:
     mix, share = sample.foreign
     if mix == own_mix:
         raise UsageError(f"the sample is drawn from mix '{mix}' already: its foreign rows must come from another")
-    wanted = round(share * len(rows))
     others = bench.mix(mix).train
-    if len(others) < wanted:
-        raise UsageError(f"mix '{mix}' has {len(others)} training rows, but the sample wants {wanted} of them")
-    own = data.sample(rows, len(rows) - wanted, cell.seed, "own")
+    n = min(len(rows), int(len(others) / share)) if share else len(rows)
+    wanted = round(share * n)
+    own = data.sample(rows, n - wanted, cell.seed, "own")
     return own + data.sample(others, wanted, cell.seed, "foreign")
 
 

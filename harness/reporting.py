@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -34,13 +35,23 @@ def findings_in(evidence: claims.Evidence) -> list[Finding]:
 
 
 def everything(store: Store, settings: Settings) -> tuple[list[Table], list[Finding]]:
-    """The tables of every experiment that has a record, then the checks and the claims; and what the checks found."""
+    """The tables of every experiment that was run, then the checks and the claims; and what the checks found.
+
+    Experiments share cells: one was run that has a finished cell of its own, or all of its cells.
+    """
     records, settings = store.records(), settings.without_paths()
     evidence = {
         name: experiment(plugin, store, settings, records=records) for name, plugin in plugins("experiment").items()
     }
-    made = [table for found in evidence.values() if found.results.records for table in found.tables]
-    findings = [finding for found in evidence.values() for finding in findings_in(found)]
+    asked = Counter(cell for found in evidence.values() for cell in set(found.results.cells))
+    run = [
+        found
+        for found in evidence.values()
+        if len(found.results.records) == len(found.results.cells)
+        or any(asked[record.cell] == 1 for record in found.results.records)
+    ]
+    made = [table for found in run for table in found.tables]
+    findings = [finding for found in run for finding in findings_in(found)]
     return [*made, checks_table(findings), claims.table(evidence)], findings
 
 

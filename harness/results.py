@@ -41,6 +41,11 @@ class StoredResults:
     def stages(self, record: Record) -> list[Stage]:
         return [self._stage(name) for name in record.stages["planning"]]
 
+    def origins(self, record: Record) -> list[dict[str, Any]]:
+        """Versions, hardware, commit and time of the record and of every stage that it rests on."""
+        names = [name for value in record.stages.values() for name in ([value] if isinstance(value, str) else value)]
+        return [record.provenance, *(self._stage(name).provenance for name in names)]
+
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         found = [
             stage

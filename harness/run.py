@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.files import digest
 from harness.identity import ENGINE, module_digests, provenance, result_settings, source_digests, versions
 from harness.inputs import Inputs
-from harness.overlap import NGRAM, overlapping
+from harness.overlap import NGRAM, TEXT_FIELDS, overlapping
 from harness.registry import MethodRef, find, parse_method
 from harness.scoring import Evaluating
 from harness.workbench import Workbench
@@ -153,7 +153,8 @@ def _overlap(bench: Workbench, cell: Cell, scores: dict[str, Score]) -> dict[str
         if key not in bench.overlaps:
             items = find("evaluation", name).load().items(Evaluating(bench, None))
             scored = [item for item in items if item.get("split", "test") == "test"]
-            if len(scored) != score.n_items:  # its lines are not its items: a router's are modules
+            # An evaluation's lines may be other than its items (a router's are modules), and items may hold no text.
+            if len(scored) != score.n_items or not all(set(TEXT_FIELDS) & set(item) for item in scored):
                 continue
             lines = overlapping(scored, bench.mix(cell.mix).train)
             bench.overlaps[key] = {"n": NGRAM, "items": lines, "of": len(scored)}

@@ -15,11 +15,13 @@ from rich.console import Console
 
 from baselines import _stages
 from harness import checking, models, profiles, scoring
+from harness import run as run_module
 from harness.cli import main as command
 from harness.contracts import Cell
 from harness.experiments import main
 from harness.floe import importance, selection
 from harness.floe.tuner import layer, mask
+from harness.files import digest
 from harness.grid import run_grid
 from harness.progress import Progress
 from harness.report import gate
@@ -31,6 +33,8 @@ from harness.workbench import Workbench
 pytestmark = pytest.mark.slow
 
 REPEATS = 20
+TRAINED = 4
+"""Repeats that plan and train again; the others, at a quarter of the time, only evaluate what the clean run trained."""
 
 # Sixteen steps, so that a fault in the adapter shows; no questions, which take longer than all the rest.
 OVERRIDES = {
@@ -44,25 +48,34 @@ def settings(**overrides) -> Settings:
     return profiles.load("tiny", OVERRIDES | overrides)
 
 
-def run(results: Path, of: Settings) -> tuple[Store, list[Cell]]:
-    store, cells = Store(results, "tiny"), main.cells(of)
+def run(results: Path, of: Settings) -> tuple[Store, dict[Cell, str]]:
+    store = Store(results, "tiny")
     with (results.parent / f"{results.name}.log").open("w") as log, Progress(Console(file=log)) as progress:
-        run_grid(Workbench(of, store, progress.update), cells, progress)
-    return store, cells
+        return store, run_grid(Workbench(of, store, progress.update), main.cells(of), progress).keys
+
+
+def keys(store: Store, of: Settings) -> dict[Cell, str]:
+    bench = Workbench(of, store, progress=lambda text: None)
+    return {cell: digest(run_module.cell_identity(bench.of(cell), cell)) for cell in main.cells(of)}
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The expectation of a clean run, with the run beside it."""
     folder = tmp_path_factory.mktemp("clean")
-    store, cells = run(folder, settings())
-    checking.update(store, settings(), cells, store.folder / checking.FILE)
+    store, of_cells = run(folder, settings())
+    checking.update(store, settings(), of_cells, store.folder / checking.FILE)
     return store.folder / checking.FILE
 
 
 def check(results: Path, expected: Path) -> list[Finding]:
-    store, cells = run(results, settings())
-    return checking.check(store, settings(), cells, expected)
+    store, of_cells = run(results, settings())
+    return checking.check(store, settings(), of_cells, expected)
+
+
+def all_but_evaluations(expected: Path, results: Path) -> None:
+    """Make `results` the clean run without its evaluations, for the next run to make."""
+    shutil.copytree(expected.parent, results / "tiny", ignore=shutil.ignore_patterns("records", "evaluation-*"))
 
 
 # --- planted regressions ------------------------------------------------------------------------------
@@ -158,7 +171,8 @@ def test_a_dropped_seed_is_caught(expected, tmp_path):
     two_seeds.write_text(json.dumps(content))
     store = Store(expected.parent.parent, "tiny")
     for seeds in (1, 2):
-        findings = checking.check(store, settings(seeds=seeds), main.cells(settings(seeds=seeds)), two_seeds)
+        of = settings(seeds=seeds)
+        findings = checking.check(store, of, keys(store, of), two_seeds)
         missing = {f.cell for f in gate.regressions(findings)}
         assert missing == {"dolly / floe / seed 1", "dolly / hydralora / seed 1"}
 
@@ -186,6 +200,8 @@ def another_machine(seed: int) -> AbstractContextManager:
 
 @pytest.mark.parametrize("seed", range(REPEATS))
 def test_a_clean_repeat_on_another_machine_is_not_flagged(seed, expected, tmp_path):
+    if seed >= TRAINED:
+        all_but_evaluations(expected, tmp_path)
     with another_machine(seed):
         findings = check(tmp_path, expected)
     assert not gate.regressions(findings), [(f.cell, f.quantity, f.detail) for f in gate.regressions(findings)]
@@ -195,6 +211,7 @@ def test_a_clean_repeat_on_another_machine_is_not_flagged(seed, expected, tmp_pa
 
 def test_other_evaluation_batches_are_not_flagged(expected, tmp_path):
     """The same settings in name, with every evaluation batch of one row."""
+    all_but_evaluations(expected, tmp_path)
     right = scoring.row_nll
     with patch.object(scoring, "row_nll", lambda model, examples, batch, pad: right(model, examples, 1, pad)):
         findings = check(tmp_path, expected)
@@ -238,7 +255,10 @@ def test_the_command_fails_on_a_regression_until_it_is_accepted(expected, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--set", "train.epochs=3"], "holds no run under these settings: `floe-bench run tiny` makes one"),
+        (
+            ["--set", "train.epochs=3"],
+            "holds no run with this code and these settings: `floe-bench run tiny` makes one",
+        ),
         (["--expected", "nowhere.json"], "there is no expectation nowhere.json"),
         (["--update", "--seeds", "2"], "2 of 4 cells are not finished"),
     ],
@@ -246,6 +266,18 @@ def test_the_command_fails_on_a_regression_until_it_is_accepted(expected, tmp_pa
 def test_wrong_use_is_told_with_the_command_to_run(arguments, said, expected, capsys):
     assert gate_command("--results", str(expected.parent.parent), *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_run_of_other_code_is_no_run(expected, tmp_path, capsys):
+    """The records are there, under these settings and newest; but the code has changed since."""
+    results = ("--results", str(expected.parent.parent))
+    right = run_module.module_digests
+    with patch.object(run_module, "module_digests", lambda *names: right(*names) | {"harness.train": "other"}):
+        assert gate_command(*results) == 2
+        assert "holds no run with this code" in capsys.readouterr().err
+        assert gate_command(*results, "--update", "--expected", str(tmp_path / "new.json")) == 2
+        assert "2 of 2 cells are not finished" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_an_expectation_of_other_settings_is_refused(expected, tmp_path, capsys):

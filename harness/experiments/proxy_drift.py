@@ -11,6 +11,7 @@ import pandas as pd
 from harness.contracts import Cell, Record, Results, Table
 from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
 from harness.experiments._gradients import top
+from harness.registry import find
 from harness.report.format import number
 from harness.report.statistics import jaccard, kendall, spearman
 from harness.report.trend import linear_trend
@@ -42,7 +43,17 @@ def _drifts(mix: str, seed: int, settings: Settings) -> dict[float, Cell]:
 
 def _other(mix: str, settings: Settings) -> str:
     """The mix that foreign rows come from: the next one, the first after the last."""
-    return settings.mixes[(settings.mixes.index(mix) + 1) % len(settings.mixes)]
+    mixes = [other for other in settings.mixes if other == mix or not _overlap(mix, other)]
+    return mixes[(mixes.index(mix) + 1) % len(mixes)]
+
+
+def _overlap(mix: str, other: str) -> bool:
+    """Whether one of the two is made of the other's rows."""
+    return mix in _parts(other) or other in _parts(mix)
+
+
+def _parts(mix: str) -> tuple[str, ...]:
+    return getattr(find("mix", mix).load(), "PARTS", ())
 
 
 def tables(results: Results) -> list[Table]:

@@ -18,7 +18,8 @@ from harness.report.statistics import holm
 class Side:
     """One side of a comparison: what it is called, and its records by (mix, method, seed).
 
-    Where two methods are compared they stand in the same rows, and the method is left empty.
+    Settings that a cell varies stand with its method. Where two methods are compared they stand in the same rows, and
+    the method's own name is left out.
     """
 
     name: str
@@ -28,13 +29,18 @@ class Side:
 
 def of_run(name: str, results: Results) -> Side:
     """All finished cells of a run, to be held against the same cells of another."""
-    return Side(name, results, {(r.cell.mix, r.cell.method, r.cell.seed): r for r in results.records})
+    return Side(name, results, {_row(r, r.cell.method): r for r in results.records})
 
 
 def of_method(method: str, results: Results) -> Side:
     """One method's finished cells, to be held against another method's on the same mixes and seeds."""
     own = [record for record in results.records if record.cell.method == method]
-    return Side(method, results, {(r.cell.mix, "", r.cell.seed): r for r in own})
+    return Side(method, results, {_row(r): r for r in own})
+
+
+def _row(record: Record, *names: str) -> tuple[str, str, int]:
+    cell = record.cell
+    return cell.mix, ", ".join([*names, *cell.differences]), cell.seed
 
 
 def table(a: Side, b: Side, confidence: float = 0.95) -> Table:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.report import gate_pairs
-from harness.report.expectation import Answers, ExpectedCell, Expectation
+from harness.report.expectation import Answers, Expectation, ExpectedCell
 from harness.report.gate_pairs import ACCURACY_TOLERANCE, NLL_TOLERANCE, Pairs
 from harness.report.statistics import Comparison, holm
 

@@ -43,9 +43,9 @@ def find(results: Results) -> list[Finding]:
 
 
 def _origins(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each record and of the stages that its planning used; those without a provenance are left out."""
+    """Of each record and of all stages that it rests on; those without a provenance are left out."""
     for record in results.records:
-        for provenance in (record.provenance, *(stage.provenance for stage in results.stages(record))):
+        for provenance in results.origins(record):
             if "versions" in provenance:
                 yield record.cell.label, provenance
 

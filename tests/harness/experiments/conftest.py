@@ -37,6 +37,9 @@ class MadeResults:
     def stages(self, record: Record) -> list[Stage]:
         return []
 
+    def origins(self, record: Record) -> list[dict[str, Any]]:
+        return [record.provenance]
+
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         return self.measured[record.cell].get(scorer)
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness import profiles, registry
 from harness.experiments import planted_layers
-from harness.experiments.planted_layers import N_LAYERS, Condition
+from harness.experiments.planted_layers import FIRST_SEED, N_LAYERS, Condition
 from harness.grid import run_grid
 from harness.progress import Progress
 from harness.store import Store
@@ -113,10 +113,10 @@ def wilson(found: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 def test_found_counts_exact_recovery_with_wilsons_interval(made):
     results = made(planted_layers, study__planted_counts=[2], study__planted_noises=[0.0],
                    study__planted_samples=[128], study__planted_seeds=5)  # fmt: skip
-    for seed in range(4):  # the fifth is not finished
+    for seed in range(FIRST_SEED, FIRST_SEED + 4):  # the fifth is not finished
         planted = BASE.layers(seed)
         other = next(k for k in range(N_LAYERS) if k not in planted)
-        layers = planted if seed < 3 else (planted[0], other)
+        layers = planted if seed < FIRST_SEED + 3 else (planted[0], other)
         results.add(BASE.cell("dolly", seed), arrays=arrays(gradients_of(layers), np.ones(N_LAYERS)))
     (table,) = planted_layers.tables(results)
     assert table.frame[["planted", "noise", "samples"]].drop_duplicates().to_numpy().tolist() == [[2, 0.0, 128]]
@@ -157,4 +157,4 @@ def test_the_pipeline_recovers_the_planted_layers_and_random_does_not(ran_experi
     outcome = run_grid(Workbench(results.settings, store, lambda text: None), [whole], Progress())
     record = store.record(whole, outcome.keys[whole])
     assert record is not None and record.status == "ok", record
-    assert tuple(record.plan["layers"]) == BASE.layers(0)
+    assert tuple(record.plan["layers"]) == BASE.layers(FIRST_SEED)

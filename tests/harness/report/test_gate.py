@@ -7,7 +7,9 @@ import pytest
 from scipy import stats
 
 from harness.report import gate, gate_text
-from harness.report.gate import NLL_TOLERANCE, SCORE_RTOL, Answers, Expectation, ExpectedCell, Finding
+from harness.report.expectation import Answers, Expectation, ExpectedCell
+from harness.report.gate import SCORE_RTOL, Finding
+from harness.report.gate_pairs import NLL_TOLERANCE
 
 LABEL = "dolly / floe / seed 0"
 RNG = np.random.default_rng(0)
@@ -121,7 +123,6 @@ def test_holm_is_over_every_paired_test_of_the_run():
     expected, found = run(), with_nll(moved)
     assert verdicts(found)["validation_nll NLL"] == "regression"
     many = [e.model_copy(update={"cells": e.cells | rest}) for e in (expected, found)]
-    assert gate.compare(many[0], many[1])[5].quantity == "validation_nll NLL"
     assert verdicts(many[1], many[0])["validation_nll NLL"] == "note"
 
 
@@ -135,6 +136,91 @@ def test_an_evaluation_without_answers_is_noted_once():
     answers = {**cell().answers, "router": Answers(items="r")}
     findings = gate.compare(run(answers=answers), run(answers=answers))
     assert [(f.cell, f.quantity) for f in findings if f.verdict != "ok"] == [("", "router")]
+
+
+# --- over all cells -----------------------------------------------------------------------------------
+
+
+def grid(n: int = 16, *, nll=(2.0, 3.0, 2.5, 2.2), right: str = "1" * 11 + "0" * 46) -> Expectation:
+    """n cells of four rows and 57 questions, as on the tiny profile; every cell's NLLs are its own."""
+    cells = {
+        f"dolly / m{i} / seed 0": cell(
+            answers={
+                "pretrain_nll": Answers(items="p", nll=[value + 0.01 * i for value in nll]),
+                "mmlu": Answers(items="q", right=right),
+            }
+        )
+        for i in range(n)
+    }
+    return run().model_copy(update={"cells": cells})
+
+
+def test_a_fault_in_every_cell_is_seen_where_no_cell_has_the_items_to_show_it():
+    """Four rows can reach p = 1/8 at least, 11 lost answers 1/1024 before a correction for 48 tests."""
+    wrong = grid(nll=(7.0, 8.0, 7.5, 7.2))
+    assert {f.quantity for f in gate.regressions(gate.compare(grid(), wrong))} == {
+        "pretrain_nll NLL over 16 cells", "pretrain_nll rows over 16 cells",
+    }  # fmt: skip
+    wrong = grid(right="0" * 57)
+    assert {f.quantity for f in gate.regressions(gate.compare(grid(), wrong))} == {"mmlu accuracy over 16 cells"}
+
+
+def test_one_question_that_flips_in_every_cell_is_one_question():
+    """Cells start from the same weights: a tie among them breaks alike, on average 1.75 points and over the point."""
+    findings = gate.compare(grid(), grid(right="1" * 10 + "0" * 47))
+    (pooled,) = (f for f in findings if f.quantity == "mmlu accuracy over 16 cells")
+    assert pooled.verdict == "note" and pooled.comparison is not None and pooled.comparison.p == 1
+
+
+def test_cells_that_scored_one_model_are_one_piece_of_evidence():
+    """Sixteen copies of a cell say no more than it does: by their number alone p would be 2^-15."""
+    before, after = (
+        e.model_copy(update={"cells": dict.fromkeys(grid().cells, next(iter(e.cells.values())))})
+        for e in (grid(), grid(nll=(7.0, 8.0, 7.5, 7.2)))
+    )
+    assert not [f for f in gate.regressions(gate.compare(before, after)) if "pretrain" in f.quantity]
+
+
+def test_what_no_test_can_see_is_said():
+    notes = {f.quantity: f.detail for f in gate.compare(grid(), grid()) if f.verdict == "note"}
+    assert notes.keys() == {"pretrain_nll", "mmlu"}
+    assert notes["pretrain_nll"].startswith("a change in one cell alone cannot be seen in 16 of 16 cells: 4 items")
+    assert notes["mmlu"].startswith("a change in one cell alone cannot be seen in 16 of 16 cells: 57 items")
+    notes = {f.quantity: f.detail for f in gate.compare(grid(2), grid(2)) if f.verdict == "note"}
+    assert notes.keys() == {"pretrain_nll"} and notes["pretrain_nll"].startswith("cannot be seen: 4 items")
+    assert verdicts(grid(2, nll=(7.0, 8.0, 7.5, 7.2)), grid(2))["pretrain_nll"] == "note"
+
+
+@pytest.mark.slow
+def test_noise_that_each_model_shares_among_its_rows_stays_at_the_nominal_rate():
+    """As rounding in a training does, beyond the tolerance: rows taken for independent would be flagged far oftener."""
+    rng = np.random.default_rng(3)
+    repeats = 100
+
+    def noisy() -> Expectation:
+        cells = {
+            label: cell.model_copy(
+                update={
+                    "answers": {"pretrain_nll": Answers(items="p", nll=(np.array([2.0, 3, 2.5, 2.2]) + shift).tolist())}
+                }
+            )
+            for (label, cell), shift in zip(grid().cells.items(), rng.normal(0, 0.1, 16), strict=True)
+        }
+        return grid().model_copy(update={"cells": cells})
+
+    pooled = "pretrain_nll NLL over 16 cells"
+    flagged = sum(verdicts(noisy(), noisy()).get(pooled) == "regression" for _ in range(repeats))
+    assert flagged <= stats.binom.ppf(0.999, repeats, 0.025)
+
+
+def test_the_order_of_findings_is_that_of_names():
+    """And not that of a set of strings, which Python hashes anew in every process."""
+    names = [f"s{i}" for i in range(20)]
+    many = run(scores=dict.fromkeys(reversed(names), [1.0]))
+    assert [f.quantity for f in gate.compare(many, many) if f.quantity in names] == sorted(names)
+
+
+# --- what is missing, costs, text ---------------------------------------------------------------------
 
 
 def test_a_missing_cell_fails_with_its_error_and_an_extra_one_is_noted():

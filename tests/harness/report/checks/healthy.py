@@ -46,6 +46,9 @@ class Run:
     def stages(self, record: Record) -> list[Stage]:
         return self.used.get(record.cell.label, [])
 
+    def origins(self, record: Record) -> list[dict[str, Any]]:
+        return [record.provenance, *(stage.provenance for stage in self.stages(record))]
+
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         G = self.G.get(record.cell.label) if scorer == "fisher_gradients" else None
         if isinstance(G, list):
