@@ -165,6 +165,7 @@ def report(options: argparse.Namespace) -> int:
     experiments = _experiments(options)
     settings = _settings(options)
     from harness import reporting
+    from harness.report import tables
     from harness.store import Store
 
     store = Store(options.results, options.profile)
@@ -172,6 +173,7 @@ def report(options: argparse.Namespace) -> int:
     if options.experiment in (None, ALL):
         made, findings = reporting.everything(store, settings)
         _write(store, made)
+        tables.keep_only(made, store.folder / "tables")
     else:
         findings = [finding for plugin in experiments for finding in _write_experiment(store, plugin, settings)]
     return FAILED if options.strict and findings else OK

@@ -320,9 +320,7 @@ class Results(Protocol):
 
     def find(self, cell: Cell) -> Record | None: ...
 
-    def stages(self, record: Record) -> list[Stage]:
-        """What planning used: pilots (kind "training"), measures and probes."""
-        ...
+    def stages(self, record: Record) -> list[Stage]: ...
 
     def origins(self, record: Record) -> list[dict[str, Any]]: ...
 
@@ -334,17 +332,19 @@ class Results(Protocol):
         """
         ...
 
-    def items(self, record: Record, evaluation: str) -> pd.DataFrame:
-        """The evaluation's items, one line each."""
-        ...
+    def items(self, record: Record, evaluation: str) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: `frame` holds numbers (CSV, JSON), `view` text (Markdown, LaTeX); `id` is the file's name."""
+    """One table: `frame` holds numbers (CSV, JSON), `view` text (Markdown, LaTeX); `id` is the file's name.
+
+    records: keys of the records that it was made from.
+    """
 
     id: str
     title: str
     frame: pd.DataFrame
     view: pd.DataFrame
     notes: Sequence[str] = ()
+    records: Sequence[str] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -26,7 +27,8 @@ def experiment(
     """An experiment's records that may stand in one table, and its tables."""
     module = plugin.load()
     results = StoredResults(store, settings, module.cells(settings), keys, records)
-    return claims.Evidence(results, module.tables(results))
+    keys_used = tuple(record.key for record in results.records)
+    return claims.Evidence(results, [replace(table, records=keys_used) for table in module.tables(results)])
 
 
 def findings_in(evidence: claims.Evidence) -> list[Finding]:

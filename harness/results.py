@@ -39,6 +39,7 @@ class StoredResults:
         return self._by_cell.get(cell)
 
     def stages(self, record: Record) -> list[Stage]:
+        """What planning used: pilots (kind "training"), measures and probes."""
         return [self._stage(name) for name in record.stages["planning"]]
 
     def origins(self, record: Record) -> list[dict[str, Any]]:
@@ -61,6 +62,7 @@ class StoredResults:
         return read_arrays(self._file(f"measure-{found[0].key}", "arrays.safetensors"))
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
+        """The evaluation's items, one line each."""
         if evaluation not in record.scores:
             raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
         return read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))

@@ -73,6 +73,7 @@ def tables(results: Results) -> list[Table]:
     frame = contrast_frame(results, rows)
     notes = [
         *contrast_notes(results, "the sample without foreign rows"),
+        "Where the other mix has too few rows for a share, the whole sample is smaller.",
         "ρ, τ, Jaccard: Fisher ranking, top-K layers and picks against those of share 0, means over seeds. Pilot and "
         "Fisher sample are drawn from the drifted sample; training and evaluation stay on the mix.",
         "The foreign rows of a share are among those of the next: neighbouring rows are no independent tries.",

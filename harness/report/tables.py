@@ -12,10 +12,20 @@ from tabulate import tabulate
 from harness.contracts import Table
 from harness.files import write_json, write_text
 
+SUFFIXES = (".md", ".csv", ".tex", ".json")
+
 
 def write(tables: Sequence[Table], folder: Path) -> str:
     """Write `<id>.{md,csv,tex,json}` of each table, each file whole or not at all; returns all Markdown."""
     return "\n".join(_write(table, folder) for table in tables)
+
+
+def keep_only(tables: Sequence[Table], folder: Path) -> None:
+    """Remove the files of tables that are not among these: an earlier report's, of other settings."""
+    ids = {table.id for table in tables}
+    for path in folder.glob("*.*"):
+        if path.suffix in SUFFIXES and path.stem not in ids:
+            path.unlink()
 
 
 def _write(table: Table, folder: Path) -> str:
@@ -24,7 +34,10 @@ def _write(table: Table, folder: Path) -> str:
     write_text(folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n"))
     write_text(folder / f"{table.id}.tex", to_latex(table.title, table.view, table.notes))
     rows = json.loads(str(table.frame.to_json(orient="records"))) if len(table.frame) else []
-    write_json(folder / f"{table.id}.json", {"title": table.title, "notes": list(table.notes), "rows": rows})
+    write_json(
+        folder / f"{table.id}.json",
+        {"title": table.title, "notes": list(table.notes), "records": list(table.records), "rows": rows},
+    )
     return markdown
 
 
