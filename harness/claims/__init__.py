@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from harness.contracts import Data, Record, Results, Table
+from harness.contracts import Cell, Data, Record, Results, Table
 
 VerdictName = Literal["reproduced", "not reproduced", "underpowered", "not run"]
 
@@ -40,9 +40,8 @@ class Claim(Data):
     seeds: int = 1
     figures: dict[str, Any]
 
-    def counts(self, record: Record) -> bool:
-        """Whether the verdict can rest on the record; a method is named whole or by a pattern such as floe_layers*."""
-        cell = record.cell
+    def counts(self, cell: Cell) -> bool:
+        """Whether the verdict can rest on the cell; a method is named whole or by a pattern such as floe_layers*."""
         of_method = not self.methods or any(fnmatchcase(cell.method, pattern) for pattern in self.methods)
         return of_method and (not self.mixes or cell.mix in self.mixes)
 
@@ -87,15 +86,21 @@ class Evidence:
 
     def behind(self, claim: Claim) -> list[Record]:
         """The finished records that count for the claim."""
-        return [record for record in self.results.records if claim.counts(record)]
+        return [record for record in self.results.records if claim.counts(record.cell)]
 
     def whole_seeds(self, claim: Claim) -> int:
-        """Seeds of which every method that the claim names whole is finished, on every mix that counts."""
-        done = {(record.cell.seed, record.cell.mix, record.cell.method) for record in self.behind(claim)}
-        mixes = claim.mixes or {mix for _, mix, _ in done}
-        methods = [method for method in claim.methods if "*" not in method] or {method for *_, method in done}
-        seeds = {seed for seed, *_ in done}
-        return sum(all((seed, mix, method) in done for mix in mixes for method in methods) for seed in seeds)
+        """Seeds of which every cell of the grid that counts is finished, and among them, on every mix, every method
+        that the claim names whole."""
+        done = {record.cell for record in self.behind(claim)}
+        grid = [cell for cell in self.results.cells if claim.counts(cell)]
+        mixes = claim.mixes or {cell.mix for cell in grid}
+        named = {(mix, method) for mix in mixes for method in claim.methods if "*" not in method}
+
+        def whole(seed: int) -> bool:
+            asked = {cell for cell in grid if cell.seed == seed}
+            return asked <= done and named <= {(cell.mix, cell.method) for cell in asked}
+
+        return sum(whole(seed) for seed in {cell.seed for cell in grid})
 
     @property
     def confidence(self) -> float:

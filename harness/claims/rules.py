@@ -27,10 +27,13 @@ def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
     for floe, full in pairs_of(results, mix, "floe", "full"):
         if len(floe.plan["layers"]) > max_layers(claim.figures["layer_share"], len(full.plan["layers"])):
             return Verdict("not run", "–", f"FLoE adapted more than {claim.figures['layer_share']:.0%} of the layers")
-    gained = pairing.accuracy_difference(results, results, pairs_of(results, mix, "full", "base"), evidence.confidence)
+    over_base = pairs_of(results, mix, "full", "base")
+    if not over_base:
+        return Verdict("not run", "–", f"full and base are not both finished on {mix}")
+    gained = pairing.accuracy_difference(results, results, over_base, evidence.confidence)
     if gained is not None and (gained.low <= 0 or gained.p >= 1 - evidence.confidence):
         return Verdict("underpowered", "–", "full fine-tuning is not above the base model: a share of it means nothing")
-    return relative_accuracy(evidence.results, claim, ["full"], of="of", offset=0.0)
+    return relative_accuracy(results, claim, ["full"], of="of", offset=0.0)
 
 
 def gain_over_full_layer(evidence: Evidence, claim: Claim) -> Verdict:
@@ -53,6 +56,8 @@ def lower_nll_at_equal_parameters(evidence: Evidence, claim: Claim) -> Verdict:
     known = {mix: difference for mix, difference in found.items() if difference is not None}
     if not known:
         return Verdict("not run", "–", "no mix has both methods at FLoE's parameters")
+    if any(len(pairs[mix]) < claim.seeds for mix in run):
+        return Verdict("underpowered", "–", f"fewer than {claim.seeds} seeds at FLoE's parameters on a mix")
     adjusted = holm([difference.p for difference in known.values()])
     alpha, margin = 1 - evidence.confidence, claim.figures["margin"]
     ours = "; ".join(f"{mix} {_nats(d.difference, d.low, d.high)}" for mix, d in known.items())
@@ -97,7 +102,7 @@ def stable_rankings(evidence: Evidence, claim: Claim) -> Verdict:
         return Verdict("underpowered", "–", "two pilot fractions are finished on fewer than two mixes and seeds")
     depths = {d["verdict"] for d in evidence.rows("ranking_stability_depth") if d["spread_over"] == "conditions"}
     figure = claim.figures["spearman"]
-    text = f"Spearman {agreement.mean:.2f} [{agreement.low:.2f}, {agreement.high:.2f}] of {len(pairs)} pairs"
+    text = f"Spearman {agreement.mean:.2f} [{agreement.low:.2f}, {agreement.high:.2f}] of {agreement.n} pairs"
     ours = "; ".join([text, *sorted(depths)])
     if agreement.high < figure:
         return Verdict("not reproduced", ours, f"the interval lies below {figure}")
@@ -224,27 +229,34 @@ def transferred_layers(evidence: Evidence, claim: Claim) -> Verdict:
 
 
 def cliff(evidence: Evidence, claim: Claim) -> Verdict:
-    """A significant step to fewer layers that costs at least `share` of the whole range of the NLL curve."""
-    steps = evidence.rows("layer_fraction_steps")
-    steps = [row for row in steps if row["nll_range"]]
-    by_mix = [[row for row in steps if row["mix"] == mix] for mix in dict.fromkeys(row["mix"] for row in steps)]
-    if not by_mix or any(len(of_mix) + 1 < claim.figures["counts"] for of_mix in by_mix):
-        return Verdict("underpowered", "–", f"fewer than {claim.figures['counts']} numbers of layers on a mix")
-    worse = [row for row in steps if _significant(row, "nll", evidence) and row["nll_difference"] > 0]
+    """A significant step to fewer layers that costs at least `share` of the whole range of the NLL curve, and at least
+    `steepness` times what a straight line over the numbers of layers would lose there."""
+    figures = claim.figures
+    steps = [row for row in evidence.rows("layer_fraction_steps") if row["nll_range"]]
+    tested = [row for row in steps if row["nll_p"] is not None]
+    counts = {mix: 1 + sum(row["mix"] == mix for row in tested) for mix in {row["mix"] for row in steps}}
+    if not counts or min(counts.values()) < figures["counts"]:
+        return Verdict("underpowered", "–", f"fewer than {figures['counts']} numbers of layers on a mix")
+    worse = [row for row in tested if _significant(row, "nll", evidence) and row["nll_difference"] > 0]
     if not worse:
-        return Verdict("underpowered", f"{len(steps)} steps, none significant", "no step to fewer layers shows a loss")
-    step = max(worse, key=lambda row: row["nll_difference"] / row["nll_range"])
+        return Verdict("underpowered", f"{len(tested)} steps, none significant", "no step to fewer layers shows a loss")
+
+    def needed(row: dict[str, Any]) -> float:
+        own = [step for step in steps if step["mix"] == row["mix"]]
+        layers = max(step["k_more"] for step in own) - min(step["k_fewer"] for step in own)
+        return max(figures["share"], figures["steepness"] * (row["k_more"] - row["k_fewer"]) / layers)
+
+    step = max(worse, key=lambda row: row["nll_low"] / row["nll_range"] - needed(row))
     share = step["nll_difference"] / step["nll_range"]
     ours = (
         f"{step['mix']}, K {step['k_more']} → {step['k_fewer']}: "
         f"{_nats(step['nll_difference'], step['nll_low'], step['nll_high'])}, {share:.0%} of the range"
     )
-    if step["nll_low"] / step["nll_range"] >= claim.figures["share"]:
+    if step["nll_low"] / step["nll_range"] >= needed(step):
         return Verdict("reproduced", ours, "one step costs most of what all steps cost")
-    tested = [row for row in steps if row["nll_p"] is not None]
-    if all(row["nll_high"] / row["nll_range"] < claim.figures["share"] for row in tested):
+    if all(row["nll_high"] / row["nll_range"] < figures["share"] for row in tested):
         return Verdict("not reproduced", ours, "a loss spread over several steps")
-    return Verdict("underpowered", ours, f"a step's interval covers {claim.figures['share']:.0%} of the range")
+    return Verdict("underpowered", ours, f"a step may cost {figures['share']:.0%} of the range, or drops many layers")
 
 
 # --- shared -----------------------------------------------------------------------------------------

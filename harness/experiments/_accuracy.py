@@ -34,7 +34,8 @@ def accuracy_columns(results: Results, records: Sequence[Record]) -> dict[str, A
         interval = _over_cells(results, records, confidence)
     covers = None if score.chance is None else interval.low <= score.chance <= interval.high
     sd = statistics.stdev(values) if len(values) > 1 else None
-    return dict(zip(names, (statistics.fmean(values), sd, interval.low, interval.high, covers), strict=True))
+    ends = max(interval.low, 0.0), min(interval.high, 1.0)  # that of two seeds can pass them
+    return dict(zip(names, (statistics.fmean(values), sd, *ends, covers), strict=True))
 
 
 def _over_cells(results: Results, records: Sequence[Record], confidence: float) -> Any:

@@ -39,13 +39,11 @@ def tables(results: Results) -> list[Table]:
     """Places in the null distribution; whether the selection's objective orders the draws; the draws."""
     places, orders, draws = places_frame(results), objective_frame(results), draws_frame(results)
     confidence = results.settings.study.confidence
-    most = results.settings.study.random_draws
-    best_of_all = proportion_at_most(np.ones(most), 0.0, confidence)[1].high
     place_notes = [
+        *_finished_notes(places, confidence),
         "At least as good: the share of random draws whose score equals or beats the method's, with its exact "
         f"(Clopper-Pearson) {confidence:.0%} interval; 50 % is what a random set expects. Ties count.",
-        f"With {most} draws, of a method that beats them all it can only be said that at most {best_of_all:.0%} of all "
-        "sets are as good. Draws may repeat a set; distinct: how many sets there are.",
+        "Draws may repeat a set; distinct: how many sets there are.",
         "A method may adapt fewer layers than the draws' K where its Taylor budget is tight; both are shown. Each "
         "seed has draws of its own; training noise is part of the spread.",
     ]
@@ -71,6 +69,19 @@ def tables(results: Results) -> list[Table]:
             lambda: _draws_view(draws),
             ["NLL in nats per token on the mix's own validation rows. Shown for the first seed; the CSV has all."],
         ),
+    ]
+
+
+def _finished_notes(places: pd.DataFrame, confidence: float) -> list[str]:
+    """What the fewest finished draws of a row can show at best."""
+    if places.empty:
+        return []
+    finished = places["draws"].tolist()
+    fewest = min(finished)
+    best_of_all = proportion_at_most(np.ones(fewest), 0.0, confidence)[1].high
+    return [
+        f"With {fewest} finished draws{', the fewest of a row' if fewest < max(finished) else ''}, of a method "
+        f"that beats them all it can only be said that at most {best_of_all:.0%} of all sets are as good."
     ]
 
 

@@ -163,7 +163,7 @@ def _cost_view(frame: pd.DataFrame) -> pd.DataFrame:
             "×": frame["ratio"].map(lambda x: number(x, 2)),
             "O(L) ×": frame["ratio_linear"].map(lambda x: number(x, 2)),
             "O(L²) ×": frame["ratio_quadratic"].map(lambda x: number(x, 2)),
-            "Full parameter Fisher GB": frame["full_fisher_bytes"].map(lambda x: number(x / 1e9, 1)),
+            "Full parameter Fisher GB": (frame["full_fisher_bytes"].astype(float) / 1e9).map(lambda x: number(x, 1)),
         }
     )
 

@@ -111,9 +111,10 @@ def over_cells(tests: Sequence[Pairs], models: Mapping[str, str]) -> list[Pairs]
     for (evaluation, kind), group in groups.items():
         clusters = [label for test in group for label in _shared(test, models)]
         if len(group) > 1 and len(set(clusters)) > 1:
-            found, expected = ([value for test in group for value in getattr(test, side)] for side in _SIDES)
-            cells, items = tuple(cell for test in group for cell in test.cells), max(test.items for test in group)
-            pooled.append(Pairs(evaluation, kind, cells, items, found, expected, clusters))
+            found = [value for test in group for value in test.found]
+            expected = [value for test in group for value in test.expected]
+            cells = tuple(cell for test in group for cell in test.cells)
+            pooled.append(Pairs(evaluation, kind, cells, max(t.items for t in group), found, expected, clusters))
     return pooled
 
 
@@ -123,11 +124,8 @@ def models(cells: Mapping[str, tuple[ExpectedCell, ExpectedCell]]) -> dict[str, 
     So does `base` on every mix, and two methods that come to the same adapter.
     """
     first: dict[str, str] = {}
-    return {label: first.setdefault(repr([sorted(side.answers.items()) for side in sides]), label)
-            for label, sides in cells.items()}  # fmt: skip
-
-
-_SIDES = ("found", "expected")
+    answers = {label: repr([sorted(side.answers.items()) for side in sides]) for label, sides in cells.items()}
+    return {label: first.setdefault(given, label) for label, given in answers.items()}
 
 
 def _shared(test: Pairs, models: Mapping[str, str]) -> Sequence[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -42,9 +43,15 @@ def _write(table: Table, folder: Path) -> str:
 
 
 def to_markdown(title: str, view: pd.DataFrame, notes: Sequence[str]) -> str:
-    """A heading, the table as a pipe table, and the notes."""
-    body = tabulate(view.values.tolist(), headers=list(view.columns), tablefmt="pipe", disable_numparse=True)
+    """A heading, the table as a pipe table, and the notes; a | in an entry or a column's name is escaped."""
+    rows = [[_escape_pipe(entry) for entry in row] for row in view.values.tolist()]
+    headers = [_escape_pipe(name) for name in view.columns]
+    body = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
     return "\n\n".join([f"## {title}", body or "No finished cells.", *notes]) + "\n"
+
+
+def _escape_pipe(entry: Any) -> Any:
+    return entry.replace("|", r"\|") if isinstance(entry, str) else entry
 
 
 def to_latex(title: str, view: pd.DataFrame, notes: Sequence[str]) -> str:

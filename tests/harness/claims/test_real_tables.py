@@ -47,7 +47,11 @@ def ranked(made) -> Any:
 
 def swept(made) -> Any:
     """A line of memory, and all of the loss in the last step."""
-    results = made(layer_fraction, mixes="dolly", study__layer_fractions=[0.25, 0.5, 0.75, 1.0], seeds=2)
+    return swept_over(made, [0.25, 0.5, 0.75, 1.0])
+
+
+def swept_over(made, fractions: list[float]) -> Any:
+    results = made(layer_fraction, mixes="dolly", study__layer_fractions=fractions, seeds=3)
     wobble = np.random.default_rng(0).integers(-3, 4, size=len(results.cells)).tolist()
     for cell, noise in zip(results.cells, wobble, strict=True):
         k = round(4 * dict(cell.varied)["selection.layer_fraction"])
@@ -77,21 +81,22 @@ def timed_experts(made) -> Any:
 
 def blocked(made) -> Any:
     """The diagonal's picks and the blocks' are the same, the full Fisher's train to as good an NLL."""
-    results = made(fisher_blocks, mixes="dolly")
+    results = made(fisher_blocks, mixes="dolly", seeds=3)
     G = np.random.default_rng(0).choice([-1.0, 1.0], size=(400, 6)) * np.arange(1.0, 7.0)
     scores = {"fisher_gradients": {"G": G}, "taylor": {"T": np.ones(6)}}
     for cell in results.cells:
         full = cell.method == "floe_layers:fisher=full"
         nll = ROW_NLL + full * 0.001 * np.tile([1, -1], 6)
-        results.add(cell, [4, 5] if not full else [3, 5], nll=nll, arrays=scores if "scores" in cell.method else None)
+        layers, kept = [4, 5] if not full else [3, 5], scores if "scores" in cell.method else None
+        results.add(cell, layers, nll=nll, right=[True] * 200, arrays=kept)
     return results
 
 
 def transferred(made) -> Any:
-    """Layers of Dolly on code: as good as code's own."""
-    results = made(cross_domain, seeds=2)
+    """Layers of the general mixes on the special ones: as good as own picks."""
+    results = made(cross_domain, seeds=3, mixes="dolly,flanv2,medical,code")
     for cell in results.cells:
-        foreign = cell.method == "floe_layers:on=dolly"
+        foreign = cell.method in ("floe_layers:on=dolly", "floe_layers:on=flanv2")
         results.add(cell, [0, 1] if foreign else [0, 2], nll=ROW_NLL + foreign * 0.001 * np.tile([1, -1], 6))
     return results
 
@@ -138,6 +143,15 @@ def test_a_rule_reaches_its_verdict_on_the_experiments_own_tables(rule, results,
     found = judge(claim, Evidence(filled, tables))
     assert found.verdict == verdict, found
     assert "nan" not in found.ours and ".0 of" not in found.ours
+
+
+@pytest.mark.parametrize("rule", ["linear_memory", "cliff"])
+def test_two_numbers_of_layers_show_neither_a_line_nor_a_cliff(rule, made):
+    results = swept_over(made, [0.25, 1.0])
+    repeated = [record.model_copy(update={"key": f"{record.key}{i}"}) for i in range(2) for record in results.records]
+    results.records = repeated  # records enough for both claims
+    found = judge(CLAIM_OF[rule], Evidence(results, layer_fraction.tables(results)))
+    assert found.verdict == "underpowered" and "fewer than 4 numbers of" in found.why
 
 
 def test_every_planted_row_belongs_to_a_table_of_a_case(made):

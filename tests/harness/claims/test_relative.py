@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.claims import Evidence, Verdict, rules
+from harness.claims import Evidence, Verdict, judge, rules
 from harness.contracts import Cell, Record
 from harness.results import StoredResults
 from harness.store import Store
@@ -30,7 +30,9 @@ class Answered(MadeResults):
 
     def __init__(self, mix: str, hits: dict[tuple[str, int], np.ndarray], subjects: np.ndarray = SUBJECTS):
         records = [
-            record(method, seed, float(right.mean()), cell=Cell(method=method, mix=mix, seed=seed))
+            record(
+                method, seed, float(right.mean()), cell=Cell(method=method, mix=mix, seed=seed), plan=adapted(method)
+            )
             for (method, seed), right in hits.items()
         ]
         records = [with_score(one, n_items=len(subjects)) for one in records]
@@ -43,13 +45,20 @@ class Answered(MadeResults):
         return pd.DataFrame({"subject": self.subjects, "answer": 0, "predicted": np.where(right, 0, 1)})
 
 
+def adapted(method: str) -> dict:
+    """The layers that a model of four has adapted."""
+    return {"layers": {"base": [], "floe": [0]}.get(method, [0, 1, 2, 3])}
+
+
 def with_score(record: Record, **changes) -> Record:
     scores = record.scores | {"mmlu_0shot": record.scores["mmlu_0shot"].model_copy(update=changes)}
     return record.model_copy(update={"scores": scores})
 
 
 def share(hits, **arguments) -> Verdict:
-    return rules.share_of_full(Evidence(Answered("dolly", hits, **arguments), []), CLAIM_OF["share_of_full"])
+    """The rule's verdict; without a base model of its own, one that has half of full fine-tuning's answers right."""
+    halved = {("base", seed): worse(right, 0.5, seed=9) for (method, seed), right in hits.items() if method == "full"}
+    return rules.share_of_full(Evidence(Answered("dolly", halved | hits, **arguments), []), CLAIM_OF["share_of_full"])
 
 
 def gain(hits) -> Verdict:
@@ -131,11 +140,13 @@ def test_a_gain_is_over_the_better_rival():
 
 
 def test_a_share_of_a_rival_at_chance_means_nothing():
-    guessing = np.arange(400) % 4 == 0
+    guessing = np.arange(400) % 20 < 5  # a quarter of every subject
     found = share({("floe", 0): guessing, ("full", 0): guessing})
     assert found.verdict == "underpowered" and "not above chance" in found.why
     # One seed at chance is enough.
-    one = {("floe", 0): FULL, ("full", 0): FULL, ("floe", 1): guessing, ("full", 1): guessing}
+    some = np.arange(400) % 20 < 7  # 35 % of every subject
+    full = {("full", seed): guessing if seed == 2 else some for seed in range(3)}
+    one = full | {(method, seed): some & (method == "floe") for method in ("floe", "base") for seed in range(3)}
     assert "not above chance" in share(one).why
 
 
@@ -144,16 +155,55 @@ def test_a_rival_without_a_right_answer_has_no_share():
 
 
 def test_a_missing_rival_is_named():
-    assert share({("floe", 0): FULL}) == Verdict("not run", "–", "FLoE and full are not both finished on dolly")
+    assert share({("floe", 0): FULL}) == Verdict("not run", "–", "full and base are not both finished on dolly")
+    base = {("base", 0): worse(FULL, 0.5)}
+    assert share(base | {("full", 0): FULL}).why == "FLoE and full are not both finished on dolly"
     assert share({("floe", 0): FULL, ("full", 1): FULL}).verdict == "not run"  # other seeds do not pair
     assert "FLoE and hydralora" in gain({("floe", 0): FULL, ("lora", 0): FULL}).why
 
 
 def test_a_primary_evaluation_without_accuracy_gives_no_share():
-    results = Answered("dolly", {("floe", 0): FULL, ("full", 0): FULL})
+    results = Answered("dolly", {("floe", 0): FULL, ("full", 0): FULL, ("base", 0): worse(FULL, 0.5)})
     results.records = [with_score(one, metrics={"nll_mean": 2.0}) for one in results.records]
     found = rules.share_of_full(Evidence(results, []), CLAIM_OF["share_of_full"])
     assert found == Verdict("not run", "–", "the primary evaluation has no accuracy")
+
+
+def test_a_share_of_a_full_fine_tuning_that_is_no_better_than_the_base_model_means_nothing():
+    equal = {(method, seed): FULL for method in ("floe", "full", "base") for seed in range(3)}
+    assert share(equal).verdict == "underpowered" and "not above the base model" in share(equal).why
+    better = {("base", seed): FULL | worse(~FULL, 0.5) for seed in range(3)}
+    assert share(equal | better).verdict == "underpowered"
+    hardly = {("base", seed): FULL & (np.arange(400) != 3) for seed in range(3)}  # one answer fewer
+    assert share(equal | hardly).verdict == "underpowered"
+    assert share(equal | {("base", seed): worse(FULL, 0.5) for seed in range(3)}).verdict == "reproduced"
+
+
+def test_a_share_with_more_layers_than_the_claim_says_is_another_claim():
+    hits = {(method, 0): FULL if method != "base" else worse(FULL, 0.5) for method in ("floe", "full", "base")}
+    results = Answered("dolly", hits)
+    results.records[0] = results.records[0].model_copy(update={"plan": {"layers": [0, 1]}})
+    found = rules.share_of_full(Evidence(results, []), CLAIM_OF["share_of_full"])
+    assert found.verdict == "not run" and "more than 25% of the layers" in found.why
+
+
+def judged_share(seeds: dict[str, int]) -> Verdict:
+    """The verdict on claim 1 of equal answers on so many seeds of each method, the base model's half as many."""
+    hits = {
+        (method, seed): worse(FULL, 0.5) if method == "base" else FULL
+        for method, n in seeds.items()
+        for seed in range(n)
+    }
+    return judge(CLAIM_OF["share_of_full"], Evidence(Answered("dolly", hits), []))
+
+
+def test_a_verdict_on_a_share_asks_for_three_seeds_of_all_three_methods():
+    assert judged_share({"floe": 3, "full": 3, "base": 3}).verdict == "reproduced"
+    few = judged_share({"floe": 1, "full": 5, "base": 5})
+    assert few.verdict == "underpowered" and "1 of the 3 whole seeds" in few.why
+    assert judged_share({"floe": 1, "full": 5}).verdict == "underpowered"
+    assert judged_share({"floe": 6, "full": 6}).verdict == "not run"  # records enough, but no base model's
+    assert judged_share({"floe": 5, "full": 5, "base": 2}).verdict == "underpowered"
 
 
 # --- NLL at equal parameters ------------------------------------------------------------------------
@@ -163,13 +213,15 @@ ROWS = np.random.default_rng(3).normal(2.0, 0.5, 40)
 
 
 class Scored(MadeResults):
-    """Both matched methods' rows on each mix: LoRA's `ROWS`, and MoE-LoRA's with the mix's changes."""
+    """Both matched methods' rows on each mix, over three seeds: LoRA's `ROWS`, and MoE-LoRA's with the mix's changes.
+    Of the seeds the first `matched` have MoE-LoRA at FLoE's parameters."""
 
-    def __init__(self, changes: dict[str, np.ndarray], matched: bool = True):
+    def __init__(self, changes: dict[str, np.ndarray], matched: int = 3):
         records = [
-            record(method, 0, 0.5, cell=Cell(method=method, mix=mix, seed=0), plan=plan(matched or method == LORA))
+            record(method, seed, 0.5, cell=Cell(method=method, mix=mix, seed=seed), plan=plan(near))
+            for seed in range(3)
             for mix in changes
-            for method in (HYDRALORA, LORA)
+            for method, near in ((HYDRALORA, seed < matched), (LORA, True))
         ]
         settings = SETTINGS.model_copy(update={"mixes": tuple(changes)})
         StoredResults.__init__(self, Store(Path(), "tiny"), settings, [r.cell for r in records], records=records)
@@ -184,7 +236,7 @@ def plan(matched: bool) -> dict:
     return {"layers": [0], "r": 1, "details": {"match": {"within_tolerance": matched}}}
 
 
-def at_equal_parameters(*changes: np.ndarray, matched: bool = True) -> Verdict:
+def at_equal_parameters(*changes: np.ndarray, matched: int = 3) -> Verdict:
     results = Scored(dict(zip(("dolly", "code"), changes, strict=False)), matched)
     return rules.lower_nll_at_equal_parameters(Evidence(results, []), CLAIM_OF["lower_nll_at_equal_parameters"])
 
@@ -206,8 +258,10 @@ def test_nll_at_equal_parameters():
 
 def test_parameters_that_are_not_equal_are_no_evidence():
     lower = np.full(40, -0.1) + np.random.default_rng(4).normal(0, 0.02, 40)
-    found = at_equal_parameters(lower, matched=False)
+    found = at_equal_parameters(lower, matched=0)
     assert found.verdict == "not run" and "no integer rank" in found.why
+    found = at_equal_parameters(lower, matched=2)
+    assert found.verdict == "underpowered" and "fewer than 3 seeds at FLoE's parameters" in found.why
 
 
 def test_nothing_scored_is_not_run():

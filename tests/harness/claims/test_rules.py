@@ -1,5 +1,7 @@
 """Each rule's verdicts on evidence planted for them."""
 
+from itertools import pairwise
+
 import pytest
 
 from .planted import reach
@@ -24,17 +26,27 @@ def test_search_without_exhaustion():
 def test_stable_rankings():
     def verdict(*deep: str, **changes) -> str:
         depths = [{"verdict": text} for text in deep] + [{"spread_over": "resampled", "verdict": "no difference seen"}]
-        found = reach("stable_rankings", ranking_stability=[changes], ranking_stability_depth=depths)
-        return found.verdict
+        pairs = [{"seed_a": seed} | changes for seed in range(3)] + [{"differs": "seed", "spearman": 0.0}]
+        return reach("stable_rankings", ranking_stability_pairs=pairs, ranking_stability_depth=depths).verdict
 
     less, more, same = "deep layers less stable", "deep layers more stable", "no difference seen"
     assert verdict(less) == verdict(less, less) == "reproduced"
     assert verdict(less, spearman=0.6) == "not reproduced"
     assert verdict(less, more) == "not reproduced"
     assert verdict(less, same) == verdict(same) == verdict() == "underpowered"
-    assert verdict(less, spearman_least=0.5) == "underpowered"  # stable in the mean only
-    assert verdict(less, differs="seed") == "not run"
-    assert verdict(less, spearman=None) == "not run"  # scores that do not differ have no ranking
+    assert verdict(less, differs="mix") == "underpowered"
+    assert verdict(less, spearman=None) == "underpowered"  # scores that do not differ have no ranking
+    assert verdict(less, seed_a=0) == "underpowered"  # one mix and seed: no interval
+
+
+def test_rankings_that_are_stable_on_some_seeds_only_are_underpowered():
+    def found(*values: float):
+        pairs = [{"seed_a": seed, "spearman": value} for seed, value in enumerate(values)]
+        return reach("stable_rankings", ranking_stability_pairs=pairs, ranking_stability_depth=[{}])
+
+    assert found(1.0, 1.0, 0.5).verdict == "underpowered"  # 0.83 in the mean
+    assert found(0.9, 0.85, 0.95).verdict == "reproduced"
+    assert found(0.9, 0.85, 0.95).ours.startswith("Spearman 0.90 [") and "of 3 pairs" in found(0.9, 0.85, 0.95).ours
 
 
 def test_linear_memory():
@@ -42,7 +54,9 @@ def test_linear_memory():
         trainable = {"quantity": "trainable_parameters", "quadratic_p": 0.0001}
         return reach("linear_memory", layer_fraction_memory=[*lines, trainable]).verdict
 
-    assert verdict({}) == verdict({}, {"mix": "code", "quadratic_p": None}) == "reproduced"
+    assert verdict({}) == verdict({}, {"mix": "code"}) == "reproduced"
+    assert verdict({"counts": 2}) == verdict({}, {"mix": "code", "counts": 3}) == "underpowered"
+    assert verdict({"quadratic_p": None}) == verdict({}, {"quadratic_p": None}) == "underpowered"
     assert verdict({}, {"quadratic_p": 0.01}) == "not reproduced"
     assert verdict({"quadratic_p": 0.04}) == "not reproduced"
     assert verdict({"quadratic_p": 0.04}, {}) == "reproduced"  # of two mixes: 0.08 after Holm
@@ -83,18 +97,32 @@ def test_linear_scoring():
 
 def test_diagonal_is_enough():
     def verdict(*trained: dict, jaccard: float = 0.9) -> str:
-        picks = [{"jaccard_diagonal": jaccard}, {"criterion": "parameter diagonal", "jaccard_diagonal": 0.0}]
+        picks: list[dict] = [{"seed": seed, "jaccard_diagonal": jaccard} for seed in range(3)]
+        picks += [{"criterion": "parameter diagonal", "jaccard_diagonal": 0.0}]
         rows = [*trained, {"criterion": "true Fisher", "nll_p": 0.001}]
         return reach("diagonal_is_enough", fisher_blocks=picks, fisher_blocks_training=rows).verdict
 
     same = {"criterion": "blocks of 2", "is": "same training", **NONE}
     assert verdict({}) == verdict({}, same) == verdict(same) == "reproduced"
-    assert verdict({"accuracy_low": None, "accuracy_high": None, "accuracy_p": None}) == "reproduced"
+    unknown = dict.fromkeys(("accuracy_low", "accuracy_high", "accuracy_p"))
+    assert verdict(unknown | {"at_chance": None}) == verdict(unknown) == verdict({}, unknown) == "underpowered"
+    assert verdict({"at_chance": None}) == "underpowered"  # an evaluation that knows no chance level
+    assert verdict({"at_chance": True}) == verdict({}, {"at_chance": True}) == "underpowered"
     assert verdict({}, jaccard=0.5) == "not reproduced"
     assert verdict({"nll_p": 0.01}) == verdict({}, {"accuracy_p": 0.01}) == "not reproduced"
     assert verdict({"nll_high": 0.02}) == verdict({"accuracy_low": -0.05}) == "underpowered"
     assert verdict(NONE) == verdict({}, NONE) == "underpowered"  # the diagonal's own picks were not trained
     assert verdict() == "not run"
+
+
+def test_picks_that_are_the_same_on_some_seeds_only_are_underpowered():
+    def verdict(*overlaps: float) -> str:
+        picks = [{"seed": seed, "jaccard_diagonal": overlap} for seed, overlap in enumerate(overlaps)]
+        return reach("diagonal_is_enough", fisher_blocks=picks, fisher_blocks_training=[{}]).verdict
+
+    assert verdict(1.0, 1.0, 0.9) == "reproduced"
+    assert verdict(1.0, 1.0, 0.5) == "underpowered"  # 0.83 in the mean
+    assert verdict(1.0) == "underpowered"  # one mix and seed: no interval
 
 
 def test_transferred_layers():
@@ -114,19 +142,64 @@ def test_transferred_layers():
     assert verdict() == "not run"
 
 
+def steps(*nlls: float, ks: tuple[int, ...] = (8, 4, 2, 1), half_width: float = 0.001) -> list[dict]:
+    """The steps of an NLL curve over numbers of layers, each NLL known to within `half_width`."""
+    spread = max(nlls) - min(nlls)
+    return [
+        {
+            "k_more": more, "k_fewer": fewer, "nll_range": spread, "nll_difference": after - before,
+            "nll_low": after - before - half_width, "nll_high": after - before + half_width,
+        }
+        for (more, before), (fewer, after) in pairwise(zip(ks, nlls, strict=True))
+    ]  # fmt: skip
+
+
 def test_cliff():
     def verdict(*steps: dict) -> str:
         return reach("cliff", layer_fraction_steps=list(steps)).verdict
 
-    small = {"nll_difference": 0.1, "nll_low": 0.08, "nll_high": 0.12}
-    assert verdict({}) == verdict(small, {}) == "reproduced"  # 0.3 [0.25, 0.35] of a range of 0.4
-    assert verdict(small, small) == "not reproduced"
-    assert verdict({"nll_low": 0.1}) == "underpowered"  # a point beyond half the range, an interval on both sides
-    assert verdict(small, {"nll_low": -0.1, "nll_p": 0.3}) == "underpowered"  # one cliff could hide in the noise
-    assert verdict({"nll_p": 0.3}) == verdict({"nll_difference": -0.3}) == "underpowered"
-    assert verdict({"is": "same training", "nll_range": 0.0, **NONE}) == "underpowered"
+    def after(step: dict) -> list[dict]:
+        """Two small steps, and this one."""
+        small = {"nll_difference": 0.05, "nll_low": 0.04, "nll_high": 0.06}
+        return [{"k_more": 8, "k_fewer": 4} | small, {"k_more": 4, "k_fewer": 2} | small, step]
+
+    spread_out = {"nll_difference": 0.1, "nll_low": 0.08, "nll_high": 0.12}
+    assert verdict(*after({})) == "reproduced"  # 0.3 [0.25, 0.35] of a range of 0.4
+    assert verdict(*after(spread_out)) == "not reproduced"
+    assert verdict(*after({"nll_low": 0.1})) == "underpowered"  # a point beyond half the range, an interval around it
+    first, *others = after(spread_out)
+    assert verdict(first | {"nll_high": 0.3, "nll_p": 0.3}, *others) == "underpowered"  # one cliff could hide in noise
+    assert verdict(*after({"nll_p": 0.3})) == verdict(*after({"nll_difference": -0.3})) == "underpowered"
 
 
-@pytest.mark.parametrize(("step", "text"), [({}, "dolly, K 4 → 2: +0.3000 [+0.2500, +0.3500] nats, 75% of the range")])
-def test_the_cliff_is_named(step, text):
-    assert reach("cliff", layer_fraction_steps=[step]).ours == text
+def test_no_cliff_from_fewer_numbers_of_layers_than_asked():
+    def verdict(*steps: dict) -> str:
+        return reach("cliff", layer_fraction_steps=list(steps)).verdict
+
+    whole = steps(2.0, 2.01, 2.02, 2.5)
+    assert verdict(*whole) == "reproduced"
+    assert verdict() == verdict(*whole[2:]) == verdict(*whole[1:]) == "underpowered"
+    code = [step | {"mix": "code"} for step in whole]
+    assert verdict(*whole, *code) == "reproduced"
+    assert verdict(*whole, *code[1:]) == "underpowered"  # a mix with too few
+    same = {"is": "same training", **NONE}
+    assert verdict(whole[0] | same, *whole[1:]) == "underpowered"  # the same layers under another K
+    flat = {"is": "same training", "nll_range": 0.0, **NONE}
+    assert verdict(flat, flat, flat) == "underpowered"
+
+
+@pytest.mark.parametrize("ks", [(4, 2, 1), (8, 4, 2, 1), (30, 15, 8, 3, 1), (4, 3, 2, 1), (30, 8, 3, 2, 1)])
+@pytest.mark.parametrize("half_width", [0.0, 0.001, 0.02])
+def test_a_straight_line_has_no_cliff_however_wide_its_steps(ks, half_width):
+    line = steps(*(2.0 - 0.01 * k for k in ks), ks=ks, half_width=half_width)
+    assert reach("cliff", layer_fraction_steps=line).verdict != "reproduced"
+
+
+def test_a_cliff_is_told_from_a_wide_step():
+    def found(*nlls: float):
+        return reach("cliff", layer_fraction_steps=steps(*nlls))
+
+    assert found(2.0, 2.5, 2.51, 2.52).verdict == "underpowered"  # all of the loss in 8 → 4, wherever in it
+    assert found(2.0, 2.0, 2.5, 2.5).verdict == "reproduced"
+    # The cliff is named, not a wider step that costs as much.
+    assert found(2.0, 2.45, 2.45, 3.0).ours.startswith("dolly, K 2 → 1: +0.5500 [+0.5490, +0.5510] nats, 55% of")

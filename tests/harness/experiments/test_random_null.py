@@ -62,6 +62,15 @@ def test_draws_without_the_judged_method_are_listed_and_nothing_is_placed(made):
     assert places.frame.empty and order.frame.empty and draws.frame["layers"].tolist() == ["0 1"]
 
 
+def test_the_note_speaks_of_the_draws_that_are_finished(made):
+    results = made(random_null, mixes="dolly", study__random_draws=50)
+    results.add(cell("floe_layers"), [0, 1], fisher_diagonal=FISHER)
+    for i in range(3):
+        results.add(draw(i), [i, 4])
+    note = random_null.tables(results)[0].notes[0]
+    assert note.startswith("With 3 finished draws, ") and "at most 71% of all sets" in note  # 1 - 0.025^(1/3)
+
+
 @pytest.mark.slow
 def test_runs_for_real(ran_experiment, tmp_path):
     _, (places, _, draws) = ran_experiment(random_null, tmp_path, mixes="dolly", study__random_draws=3)

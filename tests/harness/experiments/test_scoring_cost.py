@@ -6,6 +6,7 @@ from harness import profiles
 from harness.contracts import Cost, Stage
 from harness.errors import UsageError
 from harness.experiments import scoring_cost
+from harness.report.format import MISSING
 
 
 def timed(made, cost, repeats=(1.0, 1.2, 1.1)):
@@ -61,6 +62,11 @@ def test_the_planted_power_of_l_is_found_from_the_least_of_the_repeats(made, pow
 def test_two_depths_give_costs_and_no_exponent(made):
     cost, trend = scoring_cost.tables(timed(made(scoring_cost, study__depths=[2, 4]), float))
     assert len(cost.frame) == 6 and trend.frame.empty
+
+
+def test_one_depth_gives_its_cost_and_no_size_of_a_layer(made):
+    cost, trend = scoring_cost.tables(timed(made(scoring_cost, study__depths=[2]), float))
+    assert cost.view["Full parameter Fisher GB"].tolist() == [MISSING] * 3 and trend.frame.empty
 
 
 @pytest.mark.slow

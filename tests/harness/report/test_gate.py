@@ -191,32 +191,10 @@ def test_what_no_test_can_see_is_said():
     assert verdicts(grid(2, nll=(7.0, 8.0, 7.5, 7.2)), grid(2))["pretrain_nll"] == "note"
 
 
-@pytest.mark.slow
-def test_noise_that_each_model_shares_among_its_rows_stays_at_the_nominal_rate():
-    """As rounding in a training does, beyond the tolerance: rows taken for independent would be flagged far oftener."""
-    rng = np.random.default_rng(3)
-    repeats = 100
-
-    def noisy() -> Expectation:
-        cells = {
-            label: cell.model_copy(
-                update={
-                    "answers": {"pretrain_nll": Answers(items="p", nll=(np.array([2.0, 3, 2.5, 2.2]) + shift).tolist())}
-                }
-            )
-            for (label, cell), shift in zip(grid().cells.items(), rng.normal(0, 0.1, 16), strict=True)
-        }
-        return grid().model_copy(update={"cells": cells})
-
-    pooled = "pretrain_nll NLL over 16 cells"
-    flagged = sum(verdicts(noisy(), noisy()).get(pooled) == "regression" for _ in range(repeats))
-    assert flagged <= stats.binom.ppf(0.999, repeats, 0.025)
-
-
 def test_the_order_of_findings_is_that_of_names():
     """And not that of a set of strings, which Python hashes anew in every process."""
     names = [f"s{i}" for i in range(20)]
-    many = run(scores=dict.fromkeys(reversed(names), [1.0]))
+    many = run(scores={name: [1.0] for name in reversed(names)})
     assert [f.quantity for f in gate.compare(many, many) if f.quantity in names] == sorted(names)
 
 

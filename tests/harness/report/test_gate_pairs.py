@@ -1,7 +1,10 @@
 """What the gate's paired tests can reach, against the tests themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.report import gate_pairs
 from harness.report.expectation import Answers
@@ -57,3 +60,19 @@ def test_pooled_answers_keep_their_order_and_cluster_by_model_or_subject():
 def test_one_cell_is_not_pooled():
     answers = {"v": Answers(items="v", nll=[1.0, 2.0])}
     assert gate_pairs.over_cells(list(gate_pairs.of_cell("a", answers, answers, {})), {"a": "a"}) == []
+
+
+@pytest.mark.slow
+def test_noise_that_a_models_rows_share_stays_at_the_nominal_rate():
+    """As rounding in a training makes it. Rows taken for independent would be flagged several times as often."""
+    rng = np.random.default_rng(3)
+    clustered, independent = [], []
+    for _ in range(200):
+        tests = [
+            Pairs("v", "NLL", (f"m{i}",), 4, (2 + shift + rng.normal(0, 0.02, 4)).tolist(), [2.0] * 4, None)
+            for i, shift in enumerate(rng.normal(0, 0.1, 16))
+        ]
+        (pooled,) = gate_pairs.over_cells(tests, {f"m{i}": f"m{i}" for i in range(16)})
+        clustered.append(pooled.compare().p < 0.05)
+        independent.append(replace(pooled, clusters=None).compare().p < 0.05)
+    assert sum(clustered) <= stats.binom.ppf(0.999, 200, 0.05) < sum(independent)

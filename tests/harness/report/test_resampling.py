@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.report import resampling
 from harness.report import statistics as st
 
 
@@ -48,7 +49,7 @@ def test_crossed_bootstrap_quantiles_are_those_of_all_resamples():
     ]
     every = np.array(resamples)
     t = stats.t.ppf(0.75, 3) * math.sqrt(4 / 3)
-    result = st.compare_over_seeds(list(rows), labels, confidence=0.5, resamples=40_000)
+    result = resampling.crossed_bootstrap([resampling.group(row, labels) for row in rows], 0, 0.5, 40_000)
     for bound, level in ((result.low, stats.norm.cdf(-t)), (result.high, stats.norm.cdf(t))):
         assert np.mean(every < bound - 1e-9) - 0.01 <= level <= np.mean(every <= bound + 1e-9) + 0.01
 
@@ -78,3 +79,38 @@ def test_eight_clusters_are_covered_as_the_docstring_says():
     low, high = band(repetitions, 0.93)
     samples = rng.normal(0, 1, (repetitions, 8))
     assert low <= coverage([st.mean_interval(x, resamples=400) for x in samples], 0) <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_seeds", [2, 3])
+@pytest.mark.parametrize("seeds_share", [0.03, 0.5, 0.97], ids=["items", "balanced", "seeds"])
+def test_few_seeds_are_covered_whatever_their_share_of_the_variance(n_seeds, seeds_share):
+    rng, repetitions, n_items = np.random.default_rng(4), 500, 57
+    by_seed, by_item = math.sqrt(seeds_share * n_seeds), math.sqrt((1 - seeds_share) * n_items)
+    shape = (repetitions, n_seeds, n_items)
+    data = rng.normal(0, by_seed, (*shape[:2], 1)) + rng.normal(0, by_item, (repetitions, 1, n_items))
+    samples = [[resampling.group(row, None) for row in rows] for rows in data + rng.normal(0, 0.5, shape)]
+    low, _ = band(repetitions, 0.95)
+    assert coverage([resampling.interval_over_seeds(rows, 0, 0.95, 300) for rows in samples], 0) >= low
+    if seeds_share > 0.9:
+        bootstrap_alone = [resampling.crossed_bootstrap(rows, 0, 0.95, 300) for rows in samples]
+        assert coverage(bootstrap_alone, 0) <= band(repetitions, {2: 0.6, 3: 0.75}[n_seeds])[1]
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 6])
+def test_each_end_over_seeds_is_the_outer_of_bootstrap_and_t(n_seeds):
+    """Skewed items and noise between the seeds, so that over the draws every end comes from either."""
+    rng, wider = np.random.default_rng(5), set()
+    for by_seed in (0.0, 0.1, 0.3, 1.0):
+        data = rng.normal(0, by_seed, (n_seeds, 1)) + rng.exponential(size=12) + rng.normal(0, 0.3, (n_seeds, 12))
+        rows, means = [resampling.group(row, None) for row in data], data.mean(axis=1)
+        half = stats.t.ppf(0.975, n_seeds - 1) * means.std(ddof=1) / math.sqrt(n_seeds)
+        found = resampling.interval_over_seeds(rows, 0, 0.95, 300)
+        crossed = resampling.crossed_bootstrap(rows, 0, 0.95, 300)
+        for name, end, by_t, by_bootstrap, sign in (
+            ("low", found.low, means.mean() - half, crossed.low, -1),
+            ("high", found.high, means.mean() + half, crossed.high, 1),
+        ):
+            assert sign * end == pytest.approx(max(sign * by_t, sign * by_bootstrap))
+            wider.add((name, sign * by_t > sign * by_bootstrap))
+    assert wider == set(itertools.product(("low", "high"), (True, False)))

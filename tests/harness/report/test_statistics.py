@@ -157,10 +157,32 @@ def test_from_three_seeds_on_p_is_the_larger_of_items_and_seeds():
         assert result.seed_p == pytest.approx(2 * stats.t.sf(abs(t), 3))
         assert result.item_p == st.compare_means(rows.mean(axis=0), np.zeros(10)).p
         assert result.p == max(result.seed_p, result.item_p) == getattr(result, decides)
+        assert result.speaks_of == "training again"
     for few in (1, 2):
         result = st.compare_over_seeds(list(apart_by_seed[:few]))
         assert result.p == result.item_p and result.test == "sign flip"
         assert math.isnan(result.seed_p) and result.seeds == few
+        assert result.speaks_of == "these models"
+
+
+def test_two_seeds_apart_bound_by_student_t_while_p_speaks_of_these_models():
+    """Means 0.2 and 0.4: 0.3 ± t₀.₉₇₅(1 df) · 0.2 / 2, where t is the Cauchy quantile tan(0.475 π) = 12.706."""
+    items = np.linspace(-0.01, 0.01, 10)
+    result = st.compare_over_seeds([0.2 + items, 0.4 + items])
+    reach = math.tan(0.475 * math.pi) * 0.1
+    assert (result.low, result.high) == pytest.approx((0.3 - reach, 0.3 + reach))
+    assert result.low < 0 and result.p == 2 / 2**10 and result.speaks_of == "these models"
+
+
+def test_an_interval_that_excludes_no_difference_has_a_small_seed_p():
+    rng, excluded = np.random.default_rng(14), 0
+    for by_seed in np.repeat([0.02, 0.1, 0.3], 20):
+        rows = rng.normal(0.2, by_seed, (3, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (3, 8))
+        result = st.compare_over_seeds(list(rows), resamples=200)
+        if not result.low <= 0 <= result.high:
+            excluded += 1
+            assert result.seed_p < ALPHA
+    assert 5 < excluded < 55
 
 
 def test_one_seed_is_the_plain_comparison():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import statistics
 
 import pandas as pd
@@ -85,3 +86,11 @@ def test_the_comparison_says_tie_where_nothing_is_significant_and_names_the_refe
     assert compared.view["NLL is"].tolist()[0] == "tie"
     far = [record("full", 0, 0.9), record("floe", 0, 0.1)]
     assert main.tables(MadeResults(far))[1].view["Accuracy is"].tolist()[0] == "higher"
+
+
+def test_a_pipe_in_an_entry_or_a_name_is_no_column():
+    view = pd.DataFrame({"|θ|": ["O(L·|θ|)", 3], "K": [1, 2]})
+    header, _, first, second = tables.to_markdown("Costs", view, []).strip().splitlines()[2:]
+    unescaped = [len(re.findall(r"(?<!\\)\|", line)) for line in (header, first, second)]
+    assert unescaped == [3, 3, 3]
+    assert r"\|θ\|" in header and r"O(L·\|θ\|)" in first
