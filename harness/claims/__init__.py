@@ -37,7 +37,7 @@ class Claim(Data):
     mixes: tuple[str, ...] = ()
     rule: str
     records: int
-    seeds: int = 1
+    seeds: int = 0
     figures: dict[str, Any]
 
     def counts(self, cell: Cell) -> bool:

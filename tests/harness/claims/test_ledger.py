@@ -17,6 +17,9 @@ from ..records import SETTINGS, record
 LEDGER = claims.ledger()
 EVERY_CLAIM = pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: str(claim.number))
 REACHED = Verdict("reproduced", "1", "planted")
+OF_SEVERAL_SEEDS = pytest.mark.parametrize(
+    "claim", [claim for claim in LEDGER if claim.seeds], ids=lambda claim: str(claim.number)
+)
 
 
 def results_of(*cells: Cell) -> Results:
@@ -84,7 +87,7 @@ def test_no_verdict_from_fewer_records_than_asked_however_many_others_there_are(
     assert judged(claim.records) == REACHED
 
 
-@EVERY_CLAIM
+@OF_SEVERAL_SEEDS
 def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there_are(claim, monkeypatch):
     monkeypatch.setattr(rules, claim.rule, lambda evidence, claim: REACHED)
     few = [cell for seed in range(claim.seeds - 1) for cell in of_seed(claim, seed)]
@@ -92,7 +95,7 @@ def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there
         cell.model_copy(update={"varied": (("adapter.r", r),)}) for cell in few for r in range(2, 2 + claim.records)
     ]
     last = of_seed(claim, claim.seeds - 1)
-    assert len(few) >= claim.records or claim.seeds == 1
+    assert len(few) >= claim.records
 
     def judged(results: Results) -> Verdict:
         return claims.judge(claim, Evidence(results, []))
@@ -106,7 +109,7 @@ def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there
     assert without.verdict == "underpowered"  # one cell of the last seed failed
 
 
-@pytest.mark.parametrize("claim", [claim for claim in LEDGER if claim.seeds > 1], ids=lambda claim: str(claim.number))
+@OF_SEVERAL_SEEDS
 @pytest.mark.parametrize("name", ["not run", "underpowered"])
 def test_too_few_seeds_make_no_verdict_of_none(claim, name, monkeypatch):
     none = Verdict(name, "1", "planted")
