@@ -103,7 +103,6 @@ def test_the_pilot_of_a_part_costs_its_part(tmp_path):
     ("method", "overrides", "message"),
     [
         ("floe_layers:parts=17", {}, "too few for 17 disjoint parts"),
-        ("floe_layers:on=mixed:drift_to=code:drift=1", {"data.train_rows": None}, "but the sample wants"),
         ("floe", {"search.probe_rows": 1000}, "search.probe_rows"),
         ("lora:match=floe", {"search.probe_rows": 1000}, "search.probe_rows"),
     ],
