@@ -17,13 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
 from harness.contracts import Record, Results
+from harness.report import pairing
 from harness.report.checks import Finding
-from harness.report.statistics import compare_means, compare_right, holm
+from harness.report.statistics import holm
 
 NUMBER = 3
 
@@ -38,10 +35,7 @@ MIN_COUNTS = 4
 
 @dataclass(frozen=True)
 class _Step:
-    """From a layer count to the next lower one. loss: what the score loses, positive where it gets worse.
-
-    Of the paired comparison only the mean and p are used, so its interval takes the fewest resamples.
-    """
+    """From a layer count to the next lower one. loss: what the score loses, positive where it gets worse."""
 
     fewer: Record
     more: Record
@@ -93,31 +87,12 @@ def _cliffs(
 
 
 def _accuracy_step(results: Results, fewer: Record, more: Record) -> _Step | None:
-    """The step in accuracy on the primary evaluation, clustered by subject; None where it has none."""
-    primary = results.settings.eval.primary
-    if any("acc" not in _metrics(record, primary) for record in (fewer, more)):
-        return None
-    a, b = (results.items(record, primary) for record in (more, fewer))
-    subjects = a["subject"].to_numpy()
-    clusters = subjects if len(set(subjects)) > 1 else None
-    right_a, right_b = ((items["answer"] == items["predicted"]).to_numpy() for items in (a, b))
-    found = compare_right(right_a, right_b, clusters, resamples=2)
-    return _Step(fewer, more, found.difference, found.p)
+    """The step in accuracy on the primary evaluation; None where it has none."""
+    found = pairing.accuracy_difference(results, results, [(more, fewer)], results.settings.study.confidence)
+    return _Step(fewer, more, found.difference, found.p) if found else None
 
 
 def _nll_step(results: Results, fewer: Record, more: Record) -> _Step | None:
-    """The step in mean per-row NLL (nats per token) on the mix's own validation rows; None where it has none."""
-    if any(f"nll_{record.cell.mix}" not in _metrics(record, "validation_nll") for record in (fewer, more)):
-        return None
-    a, b = (_row_nll(results.items(record, "validation_nll"), record.cell.mix) for record in (fewer, more))
-    found = compare_means(a, b, resamples=2)
-    return _Step(fewer, more, found.difference, found.p)
-
-
-def _metrics(record: Record, evaluation: str) -> dict[str, float]:
-    return record.scores[evaluation].metrics if evaluation in record.scores else {}
-
-
-def _row_nll(items: pd.DataFrame, mix: str) -> NDArray[np.float64]:
-    own = (items["mix"] == mix).to_numpy()
-    return items["nll"].to_numpy()[own] / items["tokens"].to_numpy()[own]
+    """The step in validation NLL (nats per token) on the cells' own mix; None where it has none."""
+    found = pairing.nll_difference(results, results, [(fewer, more)], results.settings.study.confidence)
+    return _Step(fewer, more, found.difference, found.p) if found else None

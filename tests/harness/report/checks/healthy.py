@@ -117,7 +117,9 @@ def record(cell: Cell, accuracy: float = 0.5, nll: float = 2.0, layers: int = 2,
     trained = cell.method != "base"
     searched = {"trials": TRIALS, "optimum_at_edge": False, "unique_trainings": 10}
     content = {
-        "cell": cell, "profile": "tiny", "status": "ok", "key": "k", "identity": {}, "settings": SETTINGS,
+        "cell": cell, "profile": "tiny", "status": "ok", "key": "k",
+        "identity": {"items": {"mmlu_0shot": "q", "validation_nll": "r"}},
+        "settings": SETTINGS,
         "provenance": PROVENANCE,
         "data": {"digest": "d", "overlap": {"mmlu_0shot": {"n": 13, "items": [], "of": N_QUESTIONS}}},
         "plan": {
