@@ -176,6 +176,9 @@ def report(options: argparse.Namespace) -> int:
         tables.keep_only(made, store.folder / "tables")
     else:
         findings = [finding for plugin in experiments for finding in _write_experiment(store, plugin, settings)]
+    if not store.records():
+        print(f"{store.folder} holds no record: `floe-bench run {options.profile}` makes some", file=sys.stderr)
+        return FAILED if options.strict else OK
     return FAILED if options.strict and findings else OK
 
 

@@ -190,3 +190,9 @@ def test_no_finding_is_said_and_not_taken_for_no_cells():
     table = reporting.checks_table([])
     assert table.frame.empty and table.notes[0].startswith(f"none of {len(all_checks())} checks fired")
     assert "No finished cells" not in to_markdown(table.title, table.view, table.notes)
+
+
+def test_a_strict_report_of_nothing_fails_and_says_so(tmp_path, capsys):
+    assert command("report", tmp_path, "--strict") == 1
+    assert "holds no record: `floe-bench run tiny` makes some" in capsys.readouterr().err
+    assert command("report", tmp_path) == 0
