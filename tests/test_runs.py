@@ -42,7 +42,11 @@ def table(results: Path) -> list[dict]:
 
 def kill_when(arguments: list[str], due: Callable[[], bool], signal_: int) -> int:
     """Start the command, send it the signal as soon as `due`, and return its exit code."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    # A shell's background job ignores SIGINT, and so would its children: as a terminal's foreground job does, take it.
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not due():
         assert process.poll() is None, "the run ended before it could be killed"
