@@ -144,7 +144,7 @@ def test_a_model_path_is_where_weights_lie_and_nothing_to_a_report(tmp_path):
 
 
 def test_a_report_of_nothing_says_so(tmp_path, capsys):
-    assert command("report", tmp_path, "--strict") == 0
+    assert command("report", tmp_path) == 0
     assert ids(tmp_path) == {"checks", "claims"}
     rows = json.loads((tmp_path / "tiny" / "tables" / "claims.json").read_text())["rows"]
     assert {row["verdict"] for row in rows} == {"not run"}
