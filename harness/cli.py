@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    listing = add("list", commands.list_, "methods, mixes, evaluations, experiments and profiles")
+    listing = add("list", commands.list_, "methods, mixes, evaluations, experiments, benchmarks and profiles")
     plan = add("plan", commands.plan, "what a run would do and cost, without weights or network")
     run = add("run", commands.run, "run what is not done of a profile's grid, then write its tables")
     report = add("report", commands.report, "tables, checks and claims, from the records alone")
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = add("compare", commands.compare, "two runs, or two methods of one run, answer by answer")
     show = add("show", commands.show, "print a cell's record")
     why = add("why", commands.why, "why a cell is done, or what has changed since it was")
+    bench = add("bench", commands.bench, "time the fast paths against their peers, both in one run")
 
     for sub in (plan, run, report, check, why):
         _add_grid(sub)
@@ -67,12 +68,29 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("a", metavar="A", type=Path, help="a folder with records/, such as results/smoke")
     compare.add_argument("b", metavar="B", type=Path, nargs="?", help="another run of the profile")
     compare.add_argument("--methods", metavar="X,Y", help="these two methods of run A, instead of B")
+    bench.add_argument(
+        "names", metavar="NAME", nargs="*", help="which benchmarks (default: all; smoke only with --against)"
+    )
+    bench.add_argument("--repeats", metavar="N", type=_positive, default=5, help="rounds of each case (default: 5)")
+    bench.add_argument("--against", metavar="DIR", type=Path, help="another checkout of this project, for smoke")
+    bench.add_argument("--data-dir", metavar="DIR", type=Path, help="real rows (or FLOE_DATA_DIR), else embedded ones")
+    _add_results(bench)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _add_results(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: ./results")
 
 
 def _add_profile(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("profile", metavar="PROFILE", help=f"one of: {', '.join(profiles.names())}")
-    sub.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: ./results")
+    _add_results(sub)
 
 
 def _add_grid(sub: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import profiles, registry
@@ -89,7 +90,7 @@ def _grid(options: argparse.Namespace) -> tuple[Settings, list[Cell]]:
 
 def list_(options: argparse.Namespace) -> int:
     """What there is: plugins with their options, and profiles."""
-    kinds: tuple[registry.Kind, ...] = ("method", "mix", "evaluation", "experiment")
+    kinds: tuple[registry.Kind, ...] = ("method", "mix", "evaluation", "experiment", "benchmark")
     listing: dict[str, list[dict[str, Any]]] = {
         kind: [
             {"id": p.id, "description": p.description, "options": p.options, "origin": p.origin}
@@ -268,6 +269,35 @@ def why(options: argparse.Namespace) -> int:
     cell = inspecting.find_cell(cells, options.cell)
     store = Store(options.results, options.profile)
     print(inspecting.why(store, cell, _identities(settings, store, [cell])[cell]))
+    return OK
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run benchmarks, one after the other; each prints its table and writes its record."""
+    data_dir = options.data_dir or (Path(os.environ["FLOE_DATA_DIR"]) if os.environ.get("FLOE_DATA_DIR") else None)
+    for name, path in (("--data-dir", data_dir), ("--against", options.against)):
+        if path is not None and not path.is_dir():
+            raise UsageError(f"{name} {path} is not a folder")
+    known = registry.plugins("benchmark")
+    chosen = [registry.find("benchmark", name) for name in dict.fromkeys(options.names)] or list(known.values())
+    from harness.quiet import quiet_libraries
+
+    quiet_libraries()
+    from harness import benchmarking
+    from harness.progress import Progress
+
+    if options.against is None:
+        comparing_checkouts = [plugin for plugin in chosen if getattr(plugin.load(), "NEEDS_CHECKOUT", False)]
+        if options.names and comparing_checkouts:
+            raise UsageError(
+                f"benchmark {comparing_checkouts[0].id} compares two checkouts: name one with --against DIR"
+            )
+        chosen = [plugin for plugin in chosen if plugin not in comparing_checkouts]
+    with Progress() as progress:
+        for plugin in chosen:
+            progress.prefix = plugin.id
+            measured = benchmarking.run(plugin, options.results, progress, options.repeats, data_dir, options.against)
+            print(benchmarking.to_text(f"{plugin.id}: {plugin.description}", measured), flush=True)
     return OK
 
 

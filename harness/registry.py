@@ -21,19 +21,21 @@ from harness.contracts import Options
 from harness.errors import UsageError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
-Kind = Literal["method", "mix", "evaluation", "experiment"]
+Kind = Literal["method", "mix", "evaluation", "experiment", "benchmark"]
 
 PACKAGES: dict[Kind, str] = {
     "method": "baselines",
     "mix": "tasks.mixes",
     "evaluation": "tasks.evals",
     "experiment": "harness.experiments",
+    "benchmark": "harness.bench",
 }
 ENTRY_POINT_GROUPS: dict[Kind, str] = {
     "method": "floe_bench.baselines",
     "mix": "floe_bench.mixes",
     "evaluation": "floe_bench.evals",
     "experiment": "floe_bench.experiments",
+    "benchmark": "floe_bench.benchmarks",
 }
 
 

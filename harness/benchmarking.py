@@ -1,0 +1,97 @@
+"""Running benchmarks: their table on the screen, their record on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from harness.bench import Bench, Measurement
+from harness.files import write_json
+from harness.identity import provenance
+from harness.progress import Progress
+from harness.registry import Plugin
+from harness.report.format import MISSING
+from harness.report.tables import to_markdown
+
+FOLDER = "bench"
+VERDICTS = {True: "met", False: "missed", None: MISSING}
+
+
+def run(
+    plugin: Plugin,
+    results: Path,
+    progress: Progress,
+    repeats: int,
+    data_dir: Path | None,
+    against: Path | None,
+) -> list[Measurement]:
+    """Run one benchmark, write `<results>/bench/<id>.json` when it is through, and return what it measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), progress.update, repeats, data_dir, against)
+        measurements = []
+        for measurement in plugin.load().run(bench):
+            progress.say(f"{plugin.id}  {_in_brief(measurement)}")
+            measurements.append(measurement)
+    record = {
+        "benchmark": plugin.id,
+        "description": plugin.description,
+        "measurements": [_with_ratio(measurement) for measurement in measurements],
+        "provenance": provenance(),
+    }
+    write_json(results / FOLDER / f"{plugin.id}.json", record)
+    return measurements
+
+
+def to_text(title: str, measurements: Sequence[Measurement]) -> str:
+    """The measurements as a Markdown table: medians, ratio with its range over the rounds, target, verdict."""
+    rows = [
+        {
+            "case": m.what,
+            "median": ", ".join(f"{side} {_quantity(median(values), m.unit)}" for side, values in m.values.items()),
+            "ratio": f"{median(m.quotients):.3g}" if m.ratio else MISSING,
+            "rounds": f"{min(m.quotients):.3g} … {max(m.quotients):.3g}" if m.ratio else MISSING,
+            "target": _target(m),
+            "verdict": VERDICTS[m.met],
+        }
+        for m in measurements
+    ]
+    return to_markdown(title, pd.DataFrame(rows), ())
+
+
+def _in_brief(measurement: Measurement) -> str:
+    if not measurement.ratio:
+        return measurement.what
+    return (
+        f"{measurement.what}: {median(measurement.quotients):.3g} "
+        f"(target {_target(measurement)}, {VERDICTS[measurement.met]})"
+    )
+
+
+def _with_ratio(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as JSON, with the median, least and greatest of its ratio."""
+    facts: dict[str, Any] = measurement.model_dump(mode="json") | {"met": measurement.met}
+    if measurement.ratio:
+        numerator, denominator = measurement.ratio
+        quotients = measurement.quotients
+        facts["ratio"] = {"numerator": numerator, "denominator": denominator, "median": median(quotients)}
+        facts["ratio"] |= {"low": min(quotients), "high": max(quotients)}
+    return facts
+
+
+def _target(measurement: Measurement) -> str:
+    if measurement.at_most is not None:
+        return f"≤ {measurement.at_most:g}"
+    return MISSING if measurement.at_least is None else f"≥ {measurement.at_least:g}"
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:,.1f} MB"
+    if unit == "s" and value < 0.1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.4g} {unit}".strip()
