@@ -6,10 +6,22 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.contracts import Batch
 from harness.data import Example, by_length, collate
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def at_labels(batch: Batch) -> dict[str, Any]:
+    """What has a causal LM's forward compute logits only where the next token carries a label, in row order.
+
+    logits_to_keep (B, T) bool: those positions. shift_labels (n,): the tokens that follow them.
+    """
+    from harness.floe.importance import predicts_label
+
+    predicts = predicts_label(batch)
+    return {"logits_to_keep": predicts, "shift_labels": batch["labels"][:, 1:][predicts[:, :-1]]}
 
 
 def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_id: int) -> pd.DataFrame:
@@ -25,13 +37,16 @@ def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_
     with torch.inference_mode():
         for group in by_length(examples, batch_size):
             batch = collate([examples[i] for i in group], pad_token_id)
-            inputs = {key: batch[key].to(model.device) for key in ("input_ids", "attention_mask")}
-            labels = batch["labels"][:, 1:].to(model.device)
-            counted = labels != -100
-            logits = model(**inputs, use_cache=False).logits[:, :-1][counted].float()
-            losses = torch.zeros(labels.shape, device=labels.device)
-            losses[counted] = torch.nn.functional.cross_entropy(logits, labels[counted], reduction="none")
-            for i, loss, count in zip(group, losses.sum(1).tolist(), counted.sum(1).tolist(), strict=True):
+            batch = {key: value.to(model.device) for key, value in batch.items()}
+            inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+            labelled = at_labels(batch)
+            logits = model(**inputs, logits_to_keep=labelled["logits_to_keep"], use_cache=False).logits.float()
+            losses = torch.zeros(batch["labels"].shape, device=model.device)
+            losses[labelled["logits_to_keep"]] = torch.nn.functional.cross_entropy(
+                logits, labelled["shift_labels"], reduction="none"
+            )
+            counts = labelled["logits_to_keep"].sum(1).tolist()
+            for i, loss, count in zip(group, losses.sum(1).tolist(), counts, strict=True):
                 nll[i], tokens[i] = loss, count
     return pd.DataFrame({"nll": nll, "tokens": tokens})
 

@@ -20,6 +20,7 @@ from harness.contracts import TrainOutcome
 from harness.data import Example, collate
 from harness.files import write_json
 from harness.memory import peak_memory
+from harness.nll import at_labels
 from harness.settings import TrainSettings
 
 Progress = Callable[[str], None]
@@ -89,7 +90,10 @@ def discard_checkpoints(folder: Path) -> None:
 
 
 class _Trainer(Trainer):
-    """Trainer whose order of rows depends on seed and epoch alone, so that a resumed epoch has the same order."""
+    """Trainer that computes logits only where there is a label, in an order of rows that a resumed epoch repeats."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, inputs | at_labels(inputs), *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":

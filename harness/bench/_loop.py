@@ -22,7 +22,7 @@ class LoopedMoeLora(nn.Module):
         self.A = cast(nn.Linear, layer.moe_lora_A[adapter_name])
         self.B = cast(nn.Linear, layer.moe_lora_B[adapter_name])
         self.router = cast(nn.Linear, layer.moe_lora_router[adapter_name])
-        self.dropout = cast(nn.Module, layer.moe_lora_dropout[adapter_name])
+        self.dropout = nn.Dropout(getattr(layer.moe_lora_dropout[adapter_name], "p", 0.0))
         self.r = layer.r[adapter_name]
         self.scaling = layer.scaling[adapter_name]
 

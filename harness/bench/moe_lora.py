@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -36,11 +37,22 @@ def _measure(
     x = torch.randn(8, TOKENS // 8, d_in, dtype=dtype, device=bench.device, requires_grad=True)
     upstream = torch.randn(8, TOKENS // 8, d_out, dtype=dtype, device=bench.device)
     moe_lora = _adapted(
-        bench, dtype, d_in, d_out, MoeLoraConfig(r=R, num_experts=num_experts, lora_dropout=DROPOUT, **TARGET)
+        bench,
+        dtype,
+        d_in,
+        d_out,
+        MoeLoraConfig(r=R, num_experts=num_experts, lora_dropout=DROPOUT, target_modules=["0"]),
     )
-    lora = _adapted(bench, dtype, d_in, d_out, LoraConfig(r=num_experts * R, lora_dropout=DROPOUT, **TARGET))
+    lora = _adapted(
+        bench, dtype, d_in, d_out, LoraConfig(r=num_experts * R, lora_dropout=DROPOUT, target_modules=["0"])
+    )
     assert isinstance(moe_lora, MoeLoraLinear)
-    sides = {"MoE-LoRA": moe_lora, "LoRA": lora, "loop": LoopedMoeLora(moe_lora)}
+    sides = {
+        "MoE-LoRA": moe_lora,
+        "LoRA": lora,
+        "loop": LoopedMoeLora(moe_lora).train(),
+        "W alone": cast(nn.Module, moe_lora.base_layer),
+    }
     steps = {name: _forward_backward(side, x, upstream) for name, side in sides.items()}
     seconds = bench.alternate(steps)
     yield Measurement(what=f"time, {case}: against LoRA", values=seconds, ratio=("MoE-LoRA", "LoRA"), at_most=1.10)
@@ -50,12 +62,8 @@ def _measure(
         ratio=("loop", "MoE-LoRA"),
         at_least=speed_up if (d_in, d_out) in SMALL else None,
     )
-    del steps["loop"]
-    peak = bench.peak(steps)
+    peak = bench.peak({side: steps[side] for side in ("MoE-LoRA", "LoRA")})
     yield Measurement(what=f"peak memory, {case}", values=peak, unit="bytes", ratio=("MoE-LoRA", "LoRA"), at_most=1.05)
-
-
-TARGET = {"target_modules": ["0"]}
 
 
 def _adapted(bench: Bench, dtype: torch.dtype, d_in: int, d_out: int, config: MoeLoraConfig | LoraConfig) -> nn.Module:
@@ -63,7 +71,7 @@ def _adapted(bench: Bench, dtype: torch.dtype, d_in: int, d_out: int, config: Mo
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(d_in, d_out, bias=False, dtype=dtype, device=bench.device))
     get_peft_model(base, config)  # pyright: ignore[reportArgumentType]
-    return base[0].train()
+    return base.get_submodule("0").train()
 
 
 def _forward_backward(module: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> Callable[[], None]:

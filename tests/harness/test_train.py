@@ -46,6 +46,15 @@ def test_first_loss_is_the_mean_nll_of_the_completion_tokens(tiny, tiny_examples
     assert outcome.loss_curve == [pytest.approx(sum(terms) / len(terms), rel=1e-5)]
 
 
+def test_the_vocabulary_is_met_at_labelled_positions_only(tiny, tiny_examples, tmp_path):
+    model, _ = tiny
+    projected = []
+    model.lm_head.register_forward_pre_hook(lambda _, args: projected.append(args[0].shape[:-1].numel()))
+    train(adapted(model), job(tiny_examples[:8], tmp_path, epochs=1))
+    labels = [label for example in tiny_examples[:8] for label in example["labels"][1:]]
+    assert sum(projected) == sum(label != -100 for label in labels)
+
+
 def test_counts_steps_and_tokens(tiny, tiny_examples, tmp_path):
     outcome = train(adapted(tiny[0]), job(tiny_examples, tmp_path))
     assert outcome.optimizer_steps == len(outcome.loss_curve) == 2 * math.ceil(len(tiny_examples) / 4)

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from .config import MoeLoraConfig
+from .dropout import Dropout
 
 MERGE_ERROR = (
     "MoE-LoRA cannot be merged: its router weighs the experts by each token's input, so no fixed weight "
@@ -60,7 +61,7 @@ class MoeLoraLayer(BaseTunerLayer):
         self.lora_alpha[adapter_name] = lora_alpha
         self.num_experts[adapter_name] = num_experts
         self.scaling[adapter_name] = lora_alpha / r
-        dropout = nn.Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
+        dropout = Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
         self.moe_lora_dropout[adapter_name] = dropout
         # nn.Linear itself starts kaiming-uniform with a = √5.
         self.moe_lora_A[adapter_name] = nn.Linear(self.in_features, r, bias=False)
@@ -128,21 +129,28 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The adapted map of x (..., d_in): shape (..., d_out), dtype of the base layer's output."""
-        result = self.base_layer(x, *args, **kwargs)
+        if not self.enabled_adapters:
+            return self.base_layer(x, *args, **kwargs)
+        # As a matrix, so that the update can be added in place, without a view in between.
+        result = self.base_layer(x.reshape(-1, self.in_features), *args, **kwargs)
         dtype = result.dtype
         for adapter_name in self.enabled_adapters:
-            result = result + self._update(adapter_name, x)
-        return result.to(dtype)
+            weighted = self._weighted(adapter_name, x).flatten(0, -2)
+            experts = cast(nn.Linear, self.moe_lora_B[adapter_name]).weight
+            if weighted.dtype == result.dtype:
+                result.addmm_(weighted, experts.to(dtype).T)
+            else:
+                result = result + nn.functional.linear(weighted, experts)
+        return result.to(dtype).view(*x.shape[:-1], self.out_features)
 
-    def _update(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        """One adapter's term of the output: [w ⊗ A x] (..., M·r) times [B_1 … B_M], a single product."""
+    def _weighted(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+        """m · (α/r) · w ⊗ A x (..., M·r): times [B_1 … B_M] it is the adapter's term of the output."""
         lora_A = cast(nn.Linear, self.moe_lora_A[adapter_name])
         x = self._cast_input_dtype(x, _compute_dtype(x, lora_A.weight))
         hidden = lora_A(self.moe_lora_dropout[adapter_name](x))
         # The scale rides on the gates: they are small, and in float32 so is the gradient of the mask.
         gate = self._gate(adapter_name, x) * self._scale(adapter_name, x)
-        weighted = gate.to(hidden.dtype).unsqueeze(-1) * hidden.unsqueeze(-2)
-        return self.moe_lora_B[adapter_name](weighted.flatten(-2))
+        return (gate.to(hidden.dtype).unsqueeze(-1) * hidden.unsqueeze(-2)).flatten(-2)
 
     def _gate(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
         """w (..., M) in float32; a single expert has no router."""
