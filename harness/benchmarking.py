@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +12,6 @@ import pandas as pd
 from harness.bench import Bench, Measurement
 from harness.files import write_json
 from harness.identity import provenance
-from harness.progress import Progress
 from harness.registry import Plugin
 from harness.report.format import MISSING
 from harness.report.tables import to_markdown
@@ -22,21 +20,18 @@ FOLDER = "bench"
 VERDICTS = {True: "met", False: "missed", None: MISSING}
 
 
-def run(
-    plugin: Plugin,
-    results: Path,
-    progress: Progress,
-    repeats: int,
-    data_dir: Path | None,
-    against: Path | None,
-) -> list[Measurement]:
+def unavailable(plugin: Plugin, bench: Bench) -> str | None:
+    """What the benchmark needs and does not have here, as its own `unavailable(bench)` says; None: it can run."""
+    reason = getattr(plugin.load(), "unavailable", None)
+    return reason(bench) if reason else None
+
+
+def run(plugin: Plugin, bench: Bench, results: Path, say: Callable[[str], None]) -> list[Measurement]:
     """Run one benchmark, write `<results>/bench/<id>.json` when it is through, and return what it measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), progress.update, repeats, data_dir, against)
-        measurements = []
-        for measurement in plugin.load().run(bench):
-            progress.say(f"{plugin.id}  {_in_brief(measurement)}")
-            measurements.append(measurement)
+    measurements = []
+    for measurement in plugin.load().run(bench):
+        say(f"{plugin.id}  {_in_brief(measurement)}")
+        measurements.append(measurement)
     record = {
         "benchmark": plugin.id,
         "description": plugin.description,

@@ -9,12 +9,13 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import profiles, registry
-from harness.contracts import Cell, Table
+from harness.contracts import Cell, Record, Table
 from harness.errors import UsageError
 from harness.settings import Settings
 
@@ -156,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
         with Progress() as progress:
             outcome = run_grid(Workbench(settings, store, progress.update), cells, progress)
         for plugin in _experiments(options):
-            _write_experiment(store, plugin, settings, outcome.keys)
+            _write_experiment(store, plugin, settings, outcome.records, outcome.keys)
     print(f"{outcome.ran} cells run, {outcome.skipped} already done, {outcome.failed} failed", file=sys.stderr)
     return FAILED if outcome.failed else OK
 
@@ -171,25 +172,30 @@ def report(options: argparse.Namespace) -> int:
 
     store = Store(options.results, options.profile)
     store.ensure_writable()
+    records = store.records()
     if options.experiment in (None, ALL):
-        made, findings = reporting.everything(store, settings)
+        made, findings = reporting.everything(store, settings, records)
         _write(store, made)
         tables.keep_only(made, store.folder / "tables")
     else:
-        findings = [finding for plugin in experiments for finding in _write_experiment(store, plugin, settings)]
-    if not store.records():
+        findings = [f for plugin in experiments for f in _write_experiment(store, plugin, settings, records)]
+    if not records:
         print(f"{store.folder} holds no record: `floe-bench run {options.profile}` makes some", file=sys.stderr)
         return FAILED if options.strict else OK
     return FAILED if options.strict and findings else OK
 
 
 def _write_experiment(
-    store: Store, plugin: registry.Plugin, settings: Settings, keys: dict[Cell, str] | None = None
+    store: Store,
+    plugin: registry.Plugin,
+    settings: Settings,
+    records: Sequence[Record],
+    keys: dict[Cell, str] | None = None,
 ) -> list[Finding]:
     """Write and print an experiment's tables, and say which checks fired on it."""
     from harness import reporting
 
-    evidence = reporting.experiment(plugin, store, settings, keys)
+    evidence = reporting.experiment(plugin, store, settings, keys, records)
     findings = reporting.findings_in(evidence)
     _write(store, evidence.tables)
     for finding in findings:
@@ -278,25 +284,24 @@ def bench(options: argparse.Namespace) -> int:
     for name, path in (("--data-dir", data_dir), ("--against", options.against)):
         if path is not None and not path.is_dir():
             raise UsageError(f"{name} {path} is not a folder")
-    known = registry.plugins("benchmark")
-    chosen = [registry.find("benchmark", name) for name in dict.fromkeys(options.names)] or list(known.values())
+    chosen = [registry.find("benchmark", name) for name in dict.fromkeys(options.names)]
     from harness.quiet import quiet_libraries
 
     quiet_libraries()
     from harness import benchmarking
+    from harness.bench import Bench
     from harness.progress import Progress
 
-    if options.against is None:
-        comparing_checkouts = [plugin for plugin in chosen if getattr(plugin.load(), "NEEDS_CHECKOUT", False)]
-        if options.names and comparing_checkouts:
-            raise UsageError(
-                f"benchmark {comparing_checkouts[0].id} compares two checkouts: name one with --against DIR"
-            )
-        chosen = [plugin for plugin in chosen if plugin not in comparing_checkouts]
-    with Progress() as progress:
-        for plugin in chosen:
+    with tempfile.TemporaryDirectory() as folder, Progress() as progress:
+        context = Bench(Path(folder), progress.update, options.repeats, data_dir, options.against)
+        for plugin in chosen or registry.plugins("benchmark").values():
+            if reason := benchmarking.unavailable(plugin, context):
+                if chosen:
+                    raise UsageError(f"benchmark {plugin.id} needs {reason}")
+                progress.say(f"{plugin.id}: left out, it needs {reason}")
+                continue
             progress.prefix = plugin.id
-            measured = benchmarking.run(plugin, options.results, progress, options.repeats, data_dir, options.against)
+            measured = benchmarking.run(plugin, context, options.results, progress.say)
             print(benchmarking.to_text(f"{plugin.id}: {plugin.description}", measured), flush=True)
     return OK
 
@@ -306,7 +311,7 @@ def _identities(settings: Settings, store: Store, cells: Sequence[Cell]) -> dict
     from harness.quiet import quiet_libraries
 
     quiet_libraries()
-    from harness.run import cell_identity
+    from harness.keys import cell_identity
     from harness.workbench import Workbench
 
     bench = Workbench(settings, store, progress=lambda text: None)

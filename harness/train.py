@@ -135,7 +135,11 @@ class _Clock(TrainerCallback):
     def seconds(self) -> float:
         return self.before + time.perf_counter() - self.start
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self.job.settings.gradient_checkpointing:
+            # Only reentrant checkpoints need embeddings with gradients; ours are not, and with them the backward
+            # would go through the layers below the lowest one that is trained.
+            model.disable_input_require_grads()
         self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,7 +1,8 @@
 """Benchmarks: each file here compares a fast path with a peer, both measured in one run.
 
 A benchmark is a module with `run(bench: Bench) -> Iterator[Measurement]`; its docstring's first line says what it
-compares. Times belong to the machine that took them, ratios less so: a target is a ratio.
+compares. One that cannot run everywhere has `unavailable(bench) -> str | None` too: what it needs and does not have.
+Times belong to the machine that took them, ratios less so: a target is a ratio.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Measurement(Data):
 class Bench:
     """What a benchmark works with.
 
-    folder: an empty one that goes after the run. data_dir: a folder of real rows, where there is one.
+    folder: one for passing files, gone after the run. data_dir: a folder of real rows, where there is one.
     against: another checkout of this project, for the benchmark that compares two.
     """
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from harness import models
 from harness.data import collate
 from harness.settings import TrainSettings
 from harness.train import NonFiniteLoss, TrainJob, discard_checkpoints, train
@@ -106,6 +107,26 @@ def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tiny, tiny_examp
     (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     outcome = train(adapted(tiny[0]), job(tiny_examples, tmp_path))
     assert outcome.optimizer_steps == 10 == len(outcome.loss_curve)
+
+
+def test_checkpointing_gives_the_same_weights_and_recomputes_no_layer_below_the_lowest_trained(
+    tiny_settings, tiny_examples, tmp_path
+):
+    trained, calls = [], []
+    for checkpointing in (False, True):
+        model, _ = models.load(tiny_settings.model)
+        torch.manual_seed(0)
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["up_proj"], layers_to_transform=[2, 3]))
+        seen = [0] * 4
+        for number, layer in enumerate(model.model.layers):
+            layer.mlp.register_forward_pre_hook(
+                lambda *_, number=number, seen=seen: seen.__setitem__(number, seen[number] + 1)
+            )
+        train(adapted, job(tiny_examples[:4], tmp_path, epochs=1, gradient_checkpointing=checkpointing))
+        trained.append(trained_weights(adapted))
+        calls.append(seen)
+    torch.testing.assert_close(trained[1], trained[0])
+    assert calls == [[1, 1, 1, 1], [1, 1, 2, 2]]
 
 
 def test_stops_at_the_first_non_finite_loss(tiny, tiny_examples, tmp_path):
