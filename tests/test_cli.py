@@ -277,3 +277,20 @@ def test_a_record_of_another_schema_version(capsys, tmp_path):
 def test_cells_have_distinct_labels_and_keys():
     cells = [Cell(method=m, mix="dolly", seed=s) for m in ("lora", "lora:r=8") for s in (0, 1)]
     assert len({cell.label for cell in cells}) == len({digest(cell.model_dump()) for cell in cells}) == 4
+
+
+# --- benchmarks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["moe_lorra"], "moe_lora"),
+        (["smoke"], "needs another checkout of this project: --against DIR"),
+        (["moe_lora", "--repeats", "0"], "at least 1"),
+        (["moe_lora", "--data-dir", "no/such/folder"], "--data-dir no/such/folder is not a folder"),
+        (["smoke", "--against", "no/such/folder"], "--against no/such/folder is not a folder"),
+    ],
+)
+def test_a_benchmark_that_cannot_run_says_why(arguments, said, capsys):
+    assert said in fails(capsys, "bench", *arguments)
