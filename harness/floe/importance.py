@@ -9,8 +9,11 @@ Axes: N samples (rows of all batches, in order), L decoder layers, J adapted mod
 nats.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from harness.floe.decoder import base_weights, decoder_layers
 from harness.floe.fisher import layer_gradients
@@ -64,23 +68,23 @@ def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
     }
 
 
-def taylor(model: nn.Module, batches: Sequence[Batch], *, layers_at_once: int | None = None) -> Scores:
+def taylor(model: nn.Module, batches: Sequence[Batch]) -> Scores:
     """First-order Taylor importance of each layer for the pre-training loss, any adapter switched off.
 
     T_k = Σ_{θ ∈ base weights of layer k} |∂L_pre/∂θ · θ|, L_pre the mean NLL over all tokens of all batches:
     the gradient is averaged first (in float32), then the absolute value taken. FLoE (arXiv 2506.00495).
 
-    Cost: a single batch takes one forward and one backward and holds one weight's gradient at a time,
-    whatever `layers_at_once` is, because the backward completes each gradient at once, to be used and freed.
-    Several batches need a running sum per weight, 4 bytes each. By default all L layers keep theirs, in one
-    pass over the batches: the fastest, where memory allows. `layers_at_once=g` keeps those of g layers only
-    and takes ⌈L/g⌉ passes, each with a backward no deeper than its lowest layer. The result is the same.
+    Cost: one forward and one backward of each batch and, where there are several, all but the last product of every
+    layer's forward a second time. Memory beside the model: one layer's gradients, summed over batches in float32;
+    the hidden states between layers of every batch; and the activations of one layer (of all of them where
+    there is a single batch), or one batch's logits.
 
     Returns:
         `T` (L,) float64: nats.
 
     Raises:
-        ValueError: no batches, a sample without a token to predict, or `layers_at_once` below 1.
+        ValueError: no batches, a sample without a token to predict, decoder layers that share weights, or a model
+            that does not call each of them once, in order.
     """
     total = int(np.concatenate(completion_tokens(batches)).sum())
 
@@ -90,10 +94,10 @@ def taylor(model: nn.Module, batches: Sequence[Batch], *, layers_at_once: int | 
     def taylor_sum(gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.mul_(weight).abs_().sum(dtype=torch.float64)
 
-    return {"T": _sum_by_layer(model, batches, loss, taylor_sum, layers_at_once)}
+    return {"T": _sum_by_layer(model, batches, loss, taylor_sum)}
 
 
-def gradient_norm(model: nn.Module, batches: Sequence[Batch], *, layers_at_once: int | None = None) -> Scores:
+def gradient_norm(model: nn.Module, batches: Sequence[Batch]) -> Scores:
     """L2 norm of each layer's base-weight gradient of the task loss (1/N) Σ_n ℓ_n, any adapter switched off.
 
     ℓ_n is the mean NLL over sample n's completion tokens, as for `fisher_gradients`; cost as for `taylor`.
@@ -102,7 +106,7 @@ def gradient_norm(model: nn.Module, batches: Sequence[Batch], *, layers_at_once:
         `norm` (L,) float64.
 
     Raises:
-        ValueError: no batches, a sample without a completion token, or `layers_at_once` below 1.
+        ValueError: as `taylor`.
     """
     samples = sum(map(len, completion_tokens(batches)))
 
@@ -112,7 +116,7 @@ def gradient_norm(model: nn.Module, batches: Sequence[Batch], *, layers_at_once:
     def squared_norm(gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.square_().sum(dtype=torch.float64)
 
-    return {"norm": np.sqrt(_sum_by_layer(model, batches, loss, squared_norm, layers_at_once))}
+    return {"norm": np.sqrt(_sum_by_layer(model, batches, loss, squared_norm))}
 
 
 def weight_magnitude(model: nn.Module, batches: Sequence[Batch]) -> Scores:
@@ -191,54 +195,113 @@ def _sum_by_layer(
     batches: Sequence[Batch],
     loss: Callable[[Batch], Tensor],
     measure: Callable[[Tensor, Tensor], Tensor],
-    layers_at_once: int | None,
 ) -> NDArray[np.float64]:
-    """Σ over layer k's base weights θ of measure(Σ_batches ∂loss/∂θ, θ), as (L,); any adapter is off."""
-    weights = [base_weights(layer) for layer in decoder_layers(model)]
-    if layers_at_once is not None and layers_at_once < 1:
-        raise ValueError(f"layers_at_once is {layers_at_once}; expected at least 1, or None for all layers.")
-    step = len(weights) if layers_at_once is None or len(batches) == 1 else layers_at_once
-    sums: list[float] = []
-    with scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        for first in range(0, len(weights), step):
-            group = weights[first : first + step]
-            measured = _measure_gradients(batches, loss, measure, [weight for layer in group for weight in layer])
-            sums += [sum(measured[weight].item() for weight in layer if weight in measured) for layer in group]
-    return np.array(sums)
+    """Σ over layer k's base weights θ of measure(Σ_batches ∂loss/∂θ, θ), as (L,); any adapter is off.
 
-
-def _measure_gradients(
-    batches: Sequence[Batch],
-    loss: Callable[[Batch], Tensor],
-    measure: Callable[[Tensor, Tensor], Tensor],
-    weights: list[nn.Parameter],
-) -> dict[nn.Parameter, Tensor]:
-    """measure(Σ_batches ∂loss/∂θ, θ) of each weight θ the loss depends on; `measure` may overwrite the sum.
-
-    A gradient leaves .grad the moment the backward has completed it, for a float32 sum over the batches, and
-    the last batch's frees the sum too: with one batch, no two weights' gradients live at the same time.
+    The backward passes of all batches go down together, a layer at a time, so no two layers' gradients live at the
+    same time. The sums over batches are float32 or wider; `measure` may overwrite them.
     """
-    sums: dict[nn.Parameter, Tensor] = {}
-    measured: dict[nn.Parameter, Tensor] = {}
-    last = False
+    layers = list(decoder_layers(model))
+    weights = [base_weights(layer) for layer in layers]
+    _refuse_shared(weights)
+    # A single batch's backward follows its forward at once: there is nothing to recompute.
+    forward = partial(_LayerwiseBackward, layers, loss, recompute=len(batches) > 1)
+    sums_by_layer = np.zeros(len(layers))
+    with scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
+        for weight in chain.from_iterable(weights):
+            weight.requires_grad_(True)
+        # Lazy: a batch's forward, its logits and its last layer are done with before the next batch's begin.
+        backwards: Iterable[_LayerwiseBackward] = map(forward, batches)
+        for k in reversed(range(len(layers))):
+            sums: dict[nn.Parameter, Tensor] = {}
+            under_way = []
+            for backward in backwards:
+                _add(sums, weights[k], backward.through_layer(weights[k]))
+                under_way.append(backward)
+            backwards = under_way
+            measured = [measure(sums.pop(weight), weight.detach()) for weight in weights[k] if weight in sums]
+            sums_by_layer[k] = sum(value.item() for value in measured)
+    return sums_by_layer
 
-    def take(weight: nn.Parameter) -> None:
-        assert weight.grad is not None  # PyTorch calls this hook once .grad is complete
-        gradient = weight.grad.to(torch.promote_types(weight.grad.dtype, torch.float32))
-        weight.grad = None
-        sums[weight] = sums[weight].add_(gradient) if weight in sums else gradient
-        if last:
-            measured[weight] = measure(sums.pop(weight), weight.detach())
 
-    hooks = [weight.requires_grad_(True).register_post_accumulate_grad_hook(take) for weight in weights]
+class _LayerwiseBackward:
+    """The forward pass of one batch, and then its backward, a decoder layer at a time from the last to the first.
+
+    In between it holds the hidden states that enter each layer still ahead and, where these `recompute` in their
+    backward what they save for it, nothing else of them. The last layer saves it: its backward comes first.
+
+    Raises:
+        ValueError: the forward does not call every layer once, in order.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Module], loss: Callable[[Batch], Tensor], batch: Batch, *, recompute: bool
+    ) -> None:
+        with ExitStack() as recomputed, _layer_inputs(layers) as self._inputs:
+            for layer in layers[:-1] if recompute else []:
+                recomputed.enter_context(_recomputed(layer))
+            self._output = loss(batch)
+        self._gradient: Tensor | None = None  # that of the loss with respect to itself
+
+    def through_layer(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+        """∂loss/∂θ of the next layer's `weights`, None for one that the batch does not use."""
+        hidden = self._inputs.pop()
+        # What enters the first layer depends on no weight that is differentiated.
+        wanted = [*weights, hidden] if hidden.requires_grad else weights
+        gradients: list[Tensor | None] = []
+        gradients += torch.autograd.grad(self._output, wanted, self._gradient, allow_unused=True)
+        self._output, self._gradient = hidden, gradients.pop() if hidden.requires_grad else None
+        return gradients
+
+
+@contextmanager
+def _layer_inputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collects the hidden states that enter each layer in one forward pass of the model."""
+    called: list[nn.Module] = []
+    inputs: list[Tensor] = []
+
+    def collect(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        called.append(layer)
+        inputs.append(args[0] if args else kwargs["hidden_states"])
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(collect, with_kwargs=True))
+        yield inputs
+    if called != list(layers):
+        order = [layers.index(layer) for layer in called]
+        raise ValueError(f"The model called its {len(layers)} decoder layers as {order}; expected each once, in order.")
+
+
+@contextmanager
+def _recomputed(layer: nn.Module) -> Iterator[None]:
+    """Forward passes of `layer` save its input alone, from which the backward recomputes the rest."""
+    own = vars(layer).get("forward")
+    # Eval mode draws nothing at random.
+    layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            loss(batch).backward()
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-        for weight in weights:
-            weight.requires_grad_(False)
-    # A weight that the last batch did not touch (an expert with no token) still has its sum.
-    return measured | {weight: measure(gradient, weight.detach()) for weight, gradient in sums.items()}
+        del layer.forward
+        if own is not None:
+            layer.forward = own
+
+
+def _add(sums: dict[nn.Parameter, Tensor], weights: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is None:
+            continue
+        if weight in sums:
+            sums[weight].add_(gradient)
+        else:
+            sums[weight] = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+
+
+def _refuse_shared(weights: Sequence[Sequence[nn.Parameter]]) -> None:
+    layer_of: dict[nn.Parameter, int] = {}
+    for k, of_layer in enumerate(weights):
+        for weight in of_layer:
+            if layer_of.setdefault(weight, k) != k:
+                raise ValueError(
+                    f"Decoder layers {layer_of[weight]} and {k} share a weight; expected every layer to have its own."
+                )
