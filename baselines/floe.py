@@ -1,8 +1,22 @@
 """FLoE: pilot, Fisher layers under a Taylor budget, TPE rank search, MoE-LoRA on those layers (arXiv 2506.00495)."""
 
+from pydantic import field_validator
+
 from baselines._stages import moe_lora, select_layers, with_searched_rank
-from harness.contracts import AdapterPlan, MethodInputs, Options
-from harness.floe.rank_search import search
+from harness import contracts
+from harness.contracts import AdapterPlan, MethodInputs
+from harness.floe.rank_search import check_shares, halving_search
+
+
+class Options(contracts.Options):
+    """shares: of the probe's training rows at which a rank is judged in turn; the paper judges on all of them."""
+
+    shares: tuple[float, ...] = (1.0,)
+
+    @field_validator("shares")
+    @classmethod
+    def _ascend(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        return check_shares(shares)
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
@@ -10,17 +24,18 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     settings = inputs.settings.search
     workspace = inputs.workspace("rank_search")
 
-    def validation_nll(r: int) -> float:
-        return inputs.probe(moe_lora(inputs, chosen.layers, r))
+    def validation_nll(r: int, share: float) -> float:
+        return inputs.probe(moe_lora(inputs, chosen.layers, r), share)
 
-    found = search(
+    found = halving_search(
         validation_nll,
         settings.r_min,
         settings.r_max,
         settings.trials,
         seed=inputs.seed,
         storage=f"sqlite:///{workspace / 'optuna.db'}" if workspace else None,
+        shares=options.shares,
     )
-    for r in found.ranks:  # a search that was killed and resumed has not asked for all: charge them alike
-        validation_nll(r)
+    for r, share in found.trainings:  # a search that was killed and resumed has not asked for all: charge them alike
+        validation_nll(r, share)
     return with_searched_rank(inputs, chosen.layers, found, details)

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from baselines._sample import SampleOptions
 from baselines._stages import layer_gradients, moe_lora, select_layers
 from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe import fisher_ablations
 from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 
 
@@ -30,6 +29,8 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:
     """The Fisher that selects: (L,) a diagonal, (L, L) a matrix."""
+    from harness.floe import fisher_ablations
+
     pilot = moe_lora(inputs)
     if options.fisher == "parameter":
         scorer = fisher_ablations.parameter_diagonal

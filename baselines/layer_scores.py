@@ -7,7 +7,6 @@ import numpy as np
 from baselines._sample import SampleOptions
 from baselines._stages import layer_gradients, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe import fisher_ablations, importance
 from harness.floe.fisher import fisher_diagonal
 
 Name = Literal[
@@ -27,6 +26,8 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 
 def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
+    from harness.floe import fisher_ablations, importance
+
     sample, pilot = options.sample, moe_lora(inputs)
     if name == "fisher":
         return fisher_diagonal(layer_gradients(inputs, sample)).tolist()

@@ -1,10 +1,16 @@
 """PEFT's LoRA on every layer."""
 
-from peft import LoraConfig
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydantic import Field, model_validator
 
 from baselines._match import MatchOptions, matched_rank
 from harness.contracts import AdapterPlan, MethodInputs
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 class Options(MatchOptions):
@@ -13,13 +19,15 @@ class Options(MatchOptions):
     target_modules: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _one_rank(self) -> "Options":
+    def _one_rank(self) -> Options:
         if self.r and self.match:
             raise ValueError("r and match both set the rank: leave one")
         return self
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
+    from peft import LoraConfig
+
     adapter = inputs.settings.adapter
 
     def config(r: int) -> LoraConfig:

@@ -7,7 +7,6 @@ import numpy as np
 from baselines._match import MatchOptions, matched_rank
 from baselines._stages import layer_gradients, max_layers, moe_lora
 from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe import importance
 from harness.floe.fisher import fisher_diagonal
 
 
@@ -25,6 +24,8 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:
     """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
+    from harness.floe import importance
+
     n, k = inputs.n_layers, max_layers(inputs)
     if score == "fisher":
         return fisher_diagonal(layer_gradients(inputs))

@@ -54,7 +54,7 @@ def read(path: Path) -> Expectation:
 def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> list[Finding]:
     """Every quantity of the run in `store` against the expectation in `path`, with its verdict.
 
-    keys: each cell's key now (the digest of `run.cell_identity`); only records under them count. All that is
+    keys: each cell's key now (the digest of `keys.cell_identity`); only records under them count. All that is
     expected must be there, whatever cells are asked for: a grid that lost a seed is a regression.
     Raises UsageError where no cell has such a record, or the expectation belongs to other settings.
     """
@@ -99,7 +99,7 @@ def _current(
     store: Store, settings: Settings, keys: Mapping[Cell, str]
 ) -> tuple[StoredResults, dict[Cell, Record | None]]:
     """The finished records under these keys; and the other cells, with the record of their failure if there is one."""
-    records = {cell: store.record(cell, key) for cell, key in keys.items()}
+    records = store.found(keys)
     present = [record for record in records.values() if record]
     missing = {cell: record for cell, record in records.items() if record is None or record.status == "failed"}
     return StoredResults(store, settings, list(keys), keys, present), missing

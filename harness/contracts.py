@@ -142,10 +142,10 @@ class MethodInputs(Protocol):
         """
         ...
 
-    def probe(self, peft_config: PeftConfig) -> float:
+    def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
         """Validation NLL (nats/token) after a short adaptation; the base model is left as it was.
 
-        Judged on training rows that the probe did not train on, never on evaluation items.
+        Trained on the first share of its rows; judged on training rows that no probe trains on, the same ones always.
         """
         ...
 

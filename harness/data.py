@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, zip_longest
 from typing import Any, TypedDict
 
@@ -37,7 +38,7 @@ class MixData:
     validation: list[Row]
     counts: dict[str, int]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identifies the content of both splits."""
         return digest([[vars(row) for row in part] for part in (self.train, self.validation)])

@@ -60,9 +60,11 @@ def multiple_choice(
     Returns `items`, one line per test item in the order given: item (hash of subject, question and
     choices), subject, answer, predicted, logprob_0..3, and for the continuation form predicted_norm, the
     argmax of log-probability per character (lm-eval's acc_norm). Metrics: acc, acc_norm (continuation),
-    truncated (items whose prompt was cut). `tokens` counts the tokens of every distinct sequence that went
-    through the model, after truncation, padding left out: the letter form reads each prompt once, the
-    continuation form once per choice.
+    truncated (items whose prompt was cut). `tokens` counts what went through the model, padding left out: what
+    a subject's prompts begin with in common (header and exemplars) once a subject, the rest of each prompt once,
+    and a choice's own words. A prompt that is cut shares no beginning. Where `harness.loglikelihood.supports`
+    does not know the model, stock HFLM reads every distinct sequence by itself: a prompt once in the letter
+    form, once per choice in the continuation form.
 
     Raises ValueError on an unknown task or subject, malformed items or too few exemplars, and RuntimeError
     where a log-probability is not finite or lm-eval's accuracy disagrees with the answers returned.
@@ -150,27 +152,46 @@ def _tasks(family: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> di
 
 
 def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int) -> Any:
-    """What answers lm-eval's requests; it also counts `tokens` and `truncated_items` as it goes."""
+    """What answers lm-eval's requests; it counts `tokens` and `truncated_items` as it goes.
+
+    Models that `harness.loglikelihood` supports are read by it, subject by subject; all others by stock HFLM.
+    """
     from lm_eval.models import huggingface
+
+    from harness.loglikelihood import loglikelihoods, supports
 
     HFLM: Any = huggingface.HFLM  # the decorator that registers it hides its type
 
-    class CountingLM(HFLM):
+    class SubjectLM(HFLM):
         tokens = 0
         truncated_items = 0
 
         def loglikelihood(self, requests, disable_tqdm=True):
-            return super().loglikelihood(requests, disable_tqdm=True)
+            if not supports(model):
+                return super().loglikelihood(requests, disable_tqdm=True)
+            by_subject = defaultdict(list)
+            for i, request in enumerate(requests):
+                by_subject[request.task_name].append(i)
+            answers = {}
+            for numbers in by_subject.values():
+                subject = super().loglikelihood([requests[i] for i in numbers], disable_tqdm=True)
+                answers.update(zip(numbers, subject, strict=True))
+            return [answers[i] for i in range(len(requests))]
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
-            # HFLM reads context + continuation without its last token, and equal sequences once.
-            sequences = [tuple(context + continuation[:-1]) for _, context, continuation in requests]
-            self.tokens += sum(min(len(sequence), self.max_length) for sequence in set(sequences))
-            cut = [len(sequence) > self.max_length for sequence in sequences]
+            pairs = [(context, continuation) for _, context, continuation in requests]
+            cut = [len(context) + len(continuation) - 1 > self.max_length for context, continuation in pairs]
             self.truncated_items += sum(any(cut[i : i + N_CHOICES]) for i in range(0, len(cut), N_CHOICES))
+            if supports(model):
+                answers, tokens = loglikelihoods(model, pairs, max_length, batch_size)
+                self.tokens += tokens
+                return answers
+            # HFLM reads context + continuation without its last token, and equal sequences once.
+            distinct = {(*context, *continuation[:-1]) for context, continuation in pairs}
+            self.tokens += sum(min(len(sequence), max_length) for sequence in distinct)
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
-    return CountingLM(
+    return SubjectLM(
         pretrained=model,
         tokenizer=tokenizer,
         backend="causal",

@@ -24,8 +24,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 ENGINE = tuple(
     f"harness.{name}"
     for name in (
-        "adapting", "data", "evaluate", "inputs", "memory", "models", "nll", "overlap", "preflight", "run", "scoring",
-        "sources", "stages", "teacher", "train", "workbench", "floe.loading",
+        "adapting", "data", "evaluate", "inputs", "loglikelihood", "memory", "models", "nll", "overlap", "preflight", "run", "scoring",
+        "sources", "stages", "teacher", "train", "workbench", "floe.frozen_prefix", "floe.loading",
     )
 )  # fmt: skip
 """The modules of the engine that can change a number."""
@@ -49,11 +49,17 @@ def versions() -> dict[str, str]:
 @cache
 def code_digest(file: Path) -> str:
     """A digest of what a file's code says: formatting, comments and docstrings do not count."""
+    return digest(ast.dump(code_of(file)))
+
+
+@cache
+def code_of(file: Path) -> ast.Module:
+    """A file's code without docstrings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return digest(ast.dump(tree))
+    return tree
 
 
 @cache
@@ -71,11 +77,13 @@ def source_digests(file: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+@cache
 def module_digests(*modules: str) -> dict[str, str]:
     """`code_digest` of modules of ours, each alone."""
     return {module: code_digest(_module_file(module)) for module in modules}
 
 
+@cache
 def engine_digest() -> str:
     """A digest of all of ENGINE."""
     return digest(module_digests(*ENGINE))
@@ -161,7 +169,7 @@ def _imported_files(file: Path) -> list[Path]:
     name = _module_name(file)
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     modules = {name}
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(code_of(file)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

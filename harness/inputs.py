@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,8 +72,8 @@ class Inputs:
         self.account.charge(stage)
         return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
 
-    def probe(self, peft_config: PeftConfig) -> float:
-        train, judge = probe_rows(self._bench, self._cell)
+    def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
+        train, judge = probe_rows(self._bench, self._cell, share)
         plan = AdapterPlan("adapter", peft_config)
         self._bench.trainable(plan)
         stage = stages.run_probe(self._bench, train, judge, plan, self.seed)
@@ -147,8 +148,19 @@ def calibration_rows(
     return data.sample(rows, bench.settings.data.calibration_rows, cell.seed, "calibration")
 
 
-def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:
-    """Training rows for a probe, and other training rows that judge it. Raises UsageError for too few."""
+def probe_size(bench: Workbench, share: float) -> int:
+    """How many rows a probe at that share trains on, at least one. Raises ValueError for a share outside (0, 1]."""
+    if not 0 < share <= 1:
+        raise ValueError(f"a probe's share of its rows must be above 0 and at most 1, got {share}")
+    return max(1, math.ceil(share * bench.settings.search.probe_rows - 1e-9))
+
+
+def probe_rows(bench: Workbench, cell: Cell, share: float = 1.0) -> tuple[list[Row], list[Row]]:
+    """The first share of the training rows for a probe, and other training rows that judge it at any share.
+
+    Raises UsageError where the mix has too few for the whole, ValueError for a share outside (0, 1].
+    """
+    size = probe_size(bench, share)
     search = bench.settings.search
     train = bench.mix(cell.mix).train
     wanted = search.probe_rows + search.probe_validation_rows
@@ -158,4 +170,4 @@ def probe_rows(bench: Workbench, cell: Cell) -> tuple[list[Row], list[Row]]:
             f"search.probe_validation_rows ask for {wanted}: lower them or give more data"
         )
     rows = data.sample(train, wanted, cell.seed, "probe")
-    return rows[: search.probe_rows], rows[search.probe_rows :]
+    return rows[:size], rows[search.probe_rows :]

@@ -137,7 +137,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def why(store: Store, cell: Cell, identity: dict[str, Any]) -> str:
-    """Whether the cell of that identity (`run.cell_identity`, now) is done, and if not, what differs from its
+    """Whether the cell of that identity (`keys.cell_identity`, now) is done, and if not, what differs from its
     nearest record, component by component.
     """
     key = digest(identity)

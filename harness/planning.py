@@ -17,8 +17,8 @@ from harness import stages
 from harness.contracts import OWN_ROWS, AdapterPlan, Arrays, Cell, Row, Sample, Scorer, Stage
 from harness.errors import UsageError
 from harness.files import digest
+from harness.keys import cell_identity
 from harness.registry import find, parse_method
-from harness.run import cell_identity
 from harness.store import read_arrays
 from harness.workbench import Workbench
 
@@ -92,20 +92,20 @@ class DryInputs:
             return _Ones(self.n_layers)
         return read_arrays(self._bench.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
 
-    def probe(self, peft_config: PeftConfig) -> float:
+    def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
         plan = AdapterPlan("adapter", peft_config)
         trainable = sum(self._bench.trainable(plan).values())
-        rows = asking.probe_rows(self._bench, self._cell) if self._rows_at_hand else None
+        rows = asking.probe_rows(self._bench, self._cell, share) if self._rows_at_hand else None
         stage = None
         if rows is not None:
             train, judge = rows
             identity = self._identity(lambda: stages.probe_identity(self._bench, train, judge, plan, self.seed))
             stage = self._bench.store.find("probe", identity) if identity else None
         search, epochs = self.settings.search, self.settings.train.epochs
-        tokens = int(epochs * self._tokens(rows[0] if rows else None, search.probe_rows))
+        tokens = int(epochs * self._tokens(rows[0] if rows else None, asking.probe_size(self._bench, share)))
         judged = self._tokens(rows[1] if rows else None, search.probe_validation_rows)
         flops = self._training_flops(plan, trainable, tokens) + 2.0 * self._bench.base_parameters * judged
-        self._count("probe", _config_name(peft_config), stage, tokens + judged, flops)
+        self._count("probe", f"{_config_name(peft_config)} {share}", stage, tokens + judged, flops)
         return stage.result["nll"] if stage else 0.0
 
     def trainable(self, peft_config: PeftConfig) -> int:

@@ -36,12 +36,14 @@ def findings_in(evidence: claims.Evidence) -> list[Finding]:
     return run_checks(evidence.results) if evidence.results.records else []
 
 
-def everything(store: Store, settings: Settings) -> tuple[list[Table], list[Finding]]:
+def everything(
+    store: Store, settings: Settings, records: Sequence[Record] | None = None
+) -> tuple[list[Table], list[Finding]]:
     """The tables of every experiment that was run, then the checks and the claims; and what the checks found.
 
     Experiments share cells: one was run that has a finished cell of its own, or all of its cells.
     """
-    records, settings = store.records(), settings.without_paths()
+    records, settings = store.records() if records is None else records, settings.without_paths()
     evidence = {
         name: experiment(plugin, store, settings, records=records) for name, plugin in plugins("experiment").items()
     }
@@ -62,7 +64,7 @@ def checks_table(findings: Sequence[Finding]) -> Table:
     cells: dict[tuple[int, str, str], dict[str, None]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.number, finding.message)):
         key = finding.number, finding.check, finding.message
-        cells[key] = cells.get(key, {}) | dict.fromkeys(finding.cells)
+        cells.setdefault(key, {}).update(dict.fromkeys(finding.cells))
     frame = pd.DataFrame(
         [
             {"number": number, "check": check, "finding": message, "n_cells": len(of), "cells": " | ".join(of)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from harness import profiles
@@ -16,6 +17,10 @@ from harness.store import Store, read_arrays, read_items
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ITEMS_KEPT = 128
+"""Frames of items kept in memory, the last used: 1.3 MB each where they hold all of MMLU."""
 
 
 class StoredResults:
@@ -34,6 +39,7 @@ class StoredResults:
         self.cells = cells
         self.records = matching(store.records() if records is None else records, settings, cells, keys)
         self._by_cell = {record.cell: record for record in self.records}
+        self._read_items = lru_cache(ITEMS_KEPT)(read_items)
 
     def find(self, cell: Cell) -> Record | None:
         return self._by_cell.get(cell)
@@ -62,10 +68,10 @@ class StoredResults:
         return read_arrays(self._file(f"measure-{found[0].key}", "arrays.safetensors"))
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
-        """The evaluation's items, one line each."""
+        """The evaluation's items, one line each; read-only, as the next that asks may get the same frame."""
         if evaluation not in record.scores:
             raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
-        return read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))
+        return self._read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))
 
     def _stage(self, name: str) -> Stage:
         kind, _, key = name.rpartition("-")

@@ -13,34 +13,12 @@ from harness import stages
 from harness.contracts import AdapterPlan, Cell, Record, Score, TrainOutcome
 from harness.errors import UsageError
 from harness.files import digest
-from harness.identity import ENGINE, module_digests, provenance, result_settings, source_digests, versions
+from harness.identity import provenance
 from harness.inputs import Inputs
 from harness.overlap import NGRAM, TEXT_FIELDS, overlapping
 from harness.registry import MethodRef, find, parse_method
 from harness.scoring import Evaluating
 from harness.workbench import Workbench
-
-
-def cell_identity(bench: Workbench, cell: Cell) -> dict[str, Any]:
-    """All that can change the cell's result, component by component (`why` compares two of these)."""
-    method = parse_method(cell.method)
-    evals = [find("evaluation", name) for name in bench.settings.eval.evals]
-    mixes = dict.fromkeys((cell.mix, *method.options.mixes()))
-    others = [parse_method(name) for name in method.options.methods()]
-    return {
-        "cell": cell.model_dump(mode="json"),
-        "settings": result_settings(bench.settings),
-        "method": source_digests(method.plugin.file),
-        "other_methods": {other.name: source_digests(other.plugin.file) for other in others},
-        "mix": source_digests(find("mix", cell.mix).file),
-        "evaluations": {plugin.id: source_digests(plugin.file) for plugin in evals},
-        "engine": module_digests(*ENGINE),
-        "data": {mix: bench.mix(mix).digest for mix in mixes},
-        "text": bench.text_digest,
-        "items": {plugin.id: stages.items_digest(bench, plugin) for plugin in evals},
-        "model": bench.model_ref.identity,
-        "versions": versions(),
-    }
 
 
 def run_cell(bench: Workbench, cell: Cell, identity: dict[str, Any]) -> Record:

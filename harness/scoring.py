@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness import evaluate
 from harness.contracts import Row, Score, Scored
+from harness.files import digest
 from harness.nll import row_nll
+from harness.registry import Plugin
 from harness.workbench import Workbench
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Evaluating:
@@ -57,3 +60,10 @@ class Evaluating:
     def base(self) -> Score | None:
         """The base model's score, where the evaluation sets NEEDS_BASE; None on the base model itself."""
         return self._base_score
+
+
+def items_digest(bench: Workbench, plugin: Plugin) -> str:
+    """The content of what an evaluation scores. Raises UsageError where it cannot be read."""
+    if plugin.id not in bench.items_digests:
+        bench.items_digests[plugin.id] = digest(list(plugin.load().items(Evaluating(bench, None))))
+    return bench.items_digests[plugin.id]

@@ -10,7 +10,7 @@ import inspect
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +99,6 @@ def evaluation_identity(
     }
 
 
-def items_digest(bench: Workbench, plugin: Plugin) -> str:
-    """The content of what an evaluation scores. Raises UsageError where it cannot be read."""
-    if plugin.id not in bench.items_digests:
-        bench.items_digests[plugin.id] = digest(list(plugin.load().items(Evaluating(bench, None))))
-    return bench.items_digests[plugin.id]
-
-
 def _rows_digest(rows: Sequence[Row]) -> str:
     return digest([vars(row) for row in rows])
 
@@ -187,7 +180,7 @@ def run_probe(bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], 
         return found
     examples = bench.encode(validation)
     start = time.perf_counter()
-    with adapting.fresh(bench, plan, seed) as model:
+    with adapting.fresh(bench, plan, seed) as model, _frozen_prefix_reused(bench, model, identity["validation"]):
         outcome = train(model, _job(bench, rows, plan, seed, folder))
         scored = time.perf_counter()
         batch_size = bench.settings.eval.batch_size
@@ -204,6 +197,13 @@ def run_probe(bench: Workbench, rows: Sequence[Row], validation: Sequence[Row], 
     )
     discard_checkpoints(folder)
     return stage
+
+
+def _frozen_prefix_reused(bench: Workbench, model: Any, judged_on: str) -> AbstractContextManager[None]:
+    """Probes that are judged on the same rows share what the layers below their adapters give."""
+    if bench.settings.train.gradient_checkpointing:  # it runs layers a second time, without the model around them
+        return nullcontext()
+    return bench.frozen_prefix.reused(model, scope=judged_on)
 
 
 def run_evaluations(

@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,13 +66,19 @@ class Store:
         path = self.record_path(cell, key)
         return read_record(path) if path.is_file() else None
 
+    def found(self, keys: Mapping[Cell, str]) -> dict[Cell, Record | None]:
+        """Each cell's record under its key, or None."""
+        with _no_garbage():
+            return {cell: self.record(cell, key) for cell, key in keys.items()}
+
     def write(self, record: Record) -> None:
         write_json(self.record_path(record.cell, record.key), record.model_dump(mode="json"))
 
     def records(self) -> list[Record]:
         """Every record of the profile, in file-name order."""
         paths = (self.folder / "records").glob("[!.]*.json")  # a file under way starts with a dot
-        return [read_record(path) for path in sorted(paths)]
+        with _no_garbage():
+            return [read_record(path) for path in sorted(paths)]
 
     # --- access ---
 
@@ -101,6 +108,18 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """No garbage collections: all that is read is kept, and to look through it again and again takes longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read_record(path: Path) -> Record:
@@ -158,4 +177,4 @@ def read_items(path: Path) -> pd.DataFrame:
     """Read an evaluation's items."""
     import pandas as pd
 
-    return pd.read_parquet(path)
+    return pd.read_parquet(path, use_threads=False)  # files are small: threads cost more than they save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import data, models, preflight, profiles
 from harness.contracts import AdapterPlan, Batch, Cell, Row, RowSource
@@ -14,6 +14,9 @@ from harness.files import digest
 from harness.settings import Settings
 from harness.sources import open_source
 from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.floe.frozen_prefix import FrozenPrefix
 
 
 class Workbench:
@@ -27,7 +30,7 @@ class Workbench:
         self._text: list[tuple[list[Row], list[Row]]] = []
         self._trainable: dict[Any, dict[str, int]] = {}
         self._varied: dict[tuple[Any, ...], Workbench] = {}
-        self._shared_model: dict[str, tuple[Any, Any]] = {}
+        self._shared_model: dict[str, tuple[Any, Any, FrozenPrefix]] = {}
         self.items_digests: dict[str, str] = {}
         self.overlaps: dict[str, dict[str, Any]] = {}
 
@@ -57,14 +60,16 @@ class Workbench:
         return models.architecture(self.settings.model).num_hidden_layers
 
     @property
-    def _loaded(self) -> tuple[Any, Any]:
+    def _loaded(self) -> tuple[Any, Any, FrozenPrefix]:
         name = digest(self.settings.model.model_dump(mode="json"))
         if name not in self._shared_model:
             self._shared_model.clear()
             self._shared_model[name] = self._load()
         return self._shared_model[name]
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[Any, Any, FrozenPrefix]:
+        from harness.floe.frozen_prefix import FrozenPrefix
+
         self.progress(f"loading {self.settings.model.id}")
         model, tokenizer = models.load(self.settings.model)
         planned = {name: p.shape for name, p in self.meta_model.named_parameters()}
@@ -75,7 +80,7 @@ class Workbench:
                 f"the weights of {self.settings.model.id} do not have the shape of the profile's [model.config]: "
                 f"{', '.join(odd[:3])} differ"
             )
-        return model, tokenizer
+        return model, tokenizer, FrozenPrefix()
 
     def forget_base(self) -> None:
         """Load the base model afresh when it is next needed: something may have been left on it."""
@@ -89,6 +94,11 @@ class Workbench:
     @property
     def tokenizer(self) -> Any:
         return self._loaded[1]
+
+    @property
+    def frozen_prefix(self) -> FrozenPrefix:
+        """What the base model's lowest layers give for the batches of probes, as long as it is loaded."""
+        return self._loaded[2]
 
     # --- shape ---
 

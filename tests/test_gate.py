@@ -15,7 +15,7 @@ from rich.console import Console
 
 from baselines import _stages
 from harness import checking, models, profiles, scoring
-from harness import run as run_module
+from harness import keys as keys_module
 from harness.cli import main as command
 from harness.contracts import Cell
 from harness.experiments import main
@@ -56,7 +56,7 @@ def run(results: Path, of: Settings) -> tuple[Store, dict[Cell, str]]:
 
 def keys(store: Store, of: Settings) -> dict[Cell, str]:
     bench = Workbench(of, store, progress=lambda text: None)
-    return {cell: digest(run_module.cell_identity(bench.of(cell), cell)) for cell in main.cells(of)}
+    return {cell: digest(keys_module.cell_identity(bench.of(cell), cell)) for cell in main.cells(of)}
 
 
 @pytest.fixture(scope="module")
@@ -282,8 +282,8 @@ def test_wrong_use_is_told_with_the_command_to_run(arguments, said, expected, ca
 def test_a_run_of_other_code_is_no_run(expected, tmp_path, capsys):
     """The records are there, under these settings and newest; but the code has changed since."""
     results = ("--results", str(expected.parent.parent))
-    right = run_module.module_digests
-    with patch.object(run_module, "module_digests", lambda *names: right(*names) | {"harness.train": "other"}):
+    right = keys_module.module_digests
+    with patch.object(keys_module, "module_digests", lambda *names: right(*names) | {"harness.train": "other"}):
         assert gate_command(*results) == 2
         assert "holds no run with this code" in capsys.readouterr().err
         assert gate_command(*results, "--update", "--expected", str(tmp_path / "new.json")) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import profiles
@@ -13,12 +13,13 @@ from harness.files import digest, write_json
 from harness.grid import run_grid
 from harness.keys import cell_identity
 from harness.progress import Progress
+from harness.registry import parse_method
 from harness.settings import Settings
 from harness.store import Store
 from harness.workbench import Workbench
 
 PROFILE = "tiny"
-METHODS = ("base", "lora", "hydralora", "random_layers", "floe_layers")
+METHODS = ("base", "lora", "random_layers", "floe_layers")
 """One of each that a grid of many methods repeats with other options."""
 SEEDS = 5
 
@@ -28,7 +29,7 @@ def settings_of(n: int) -> Settings:
     count, rest = divmod(n, 2 * SEEDS)
     if rest or not count:
         raise ValueError(f"a grid of two mixes and {SEEDS} seeds has a multiple of {2 * SEEDS} cells, not {n}")
-    methods = tuple(_method(i) for i in range(count))
+    methods = tuple(parse_method(_method(i)).name for i in range(count))
     return profiles.load(PROFILE, {"methods": methods, "seeds": SEEDS, "study.reference": methods[-1]})
 
 
@@ -36,8 +37,8 @@ def _method(i: int) -> str:
     """Another method for every i."""
     if i == 0:
         return METHODS[0]
-    kind, number = (i - 1) % 4, (i - 1) // 4
-    options = (f"r={number + 1}", f"r={number + 1}", f"draw={number}", f"parts=100000:part={number}")
+    number, kind = divmod(i - 1, len(METHODS) - 1)
+    options = (f"lora_alpha={number + 1}", f"draw={number}", f"fisher=block:b={number + 1}")
     return f"{METHODS[kind + 1]}:{options[kind]}"
 
 
@@ -66,9 +67,7 @@ def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_
             for role, names in model.stages.items()
         }
         store.write(
-            model.model_copy(
-                update={"cell": cell, "identity": identity, "key": digest(identity), "stages": stages}
-            )
+            model.model_copy(update={"cell": cell, "identity": identity, "key": digest(identity), "stages": stages})
         )
 
 

@@ -91,16 +91,14 @@ class Evidence:
     def whole_seeds(self, claim: Claim) -> int:
         """Seeds of which every cell of the grid that counts is finished, and among them, on every mix, every method
         that the claim names whole."""
-        done = [record.cell for record in self.behind(claim)]
-        grid = [cell for cell in self.results.cells if claim.counts(cell)]
-        mixes = claim.mixes or {cell.mix for cell in grid}
+        done = {record.cell for record in self.behind(claim)}
+        grid: dict[int, set[Cell]] = {}
+        for cell in self.results.cells:
+            if claim.counts(cell):
+                grid.setdefault(cell.seed, set()).add(cell)
+        mixes = claim.mixes or {cell.mix for asked in grid.values() for cell in asked}
         named = {(mix, method) for mix in mixes for method in claim.methods if "*" not in method}
-
-        def whole(seed: int) -> bool:
-            asked = [cell for cell in grid if cell.seed == seed]
-            return all(cell in done for cell in asked) and named <= {(cell.mix, cell.method) for cell in asked}
-
-        return sum(whole(seed) for seed in {cell.seed for cell in grid})
+        return sum(asked <= done and named <= {(cell.mix, cell.method) for cell in asked} for asked in grid.values())
 
     @property
     def confidence(self) -> float:

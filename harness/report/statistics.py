@@ -1,4 +1,4 @@
-"""Statistics of paired benchmark comparisons; every interval and test is scipy's or statsmodels' own.
+"""Statistics of paired benchmark comparisons; every interval and test is scipy's or statsmodels' own, but Holm's.
 
 Items of one subject rise and fall together, so intervals and tests work on clusters (an MMLU subject): items
 are resampled, or change sign, by whole clusters. Without cluster labels each item is its own cluster.
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from harness.report.power import minimum_detectable_mean, minimum_detectable_right
@@ -276,7 +275,7 @@ def compare_over_seeds(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p values (Holm 1979; statsmodels), in order; None and NaN stay and do not count.
+    """Holm's adjusted p values (Holm 1979), in order; None and NaN stay and do not count.
 
     Raises:
         ValueError: a p value outside 0..1.
@@ -285,8 +284,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     present = ~np.isnan(p)
     if ((p[present] < 0) | (p[present] > 1)).any():
         raise ValueError(f"p values must lie between 0 and 1, got {list(p_values)}.")
-    if present.any():
-        p[present] = multipletests(p[present], method="holm")[1]
+    ascending = np.flatnonzero(present)[np.argsort(p[present])]  # statsmodels collects garbage at every call
+    p[ascending] = np.minimum(np.maximum.accumulate(p[ascending] * np.arange(len(ascending), 0, -1)), 1.0)
     return [float(adjusted) if here else given for adjusted, here, given in zip(p, present, p_values, strict=True)]
 
 

@@ -7,9 +7,10 @@ from harness import profiles
 from harness.contracts import Cell
 from harness.errors import UsageError
 from harness.inputs import Inputs
+from harness.keys import cell_identity
 from harness.planning import DryInputs, dry_plan, plan_cell
 from harness.registry import parse_method
-from harness.run import cell_identity, run_cell
+from harness.run import run_cell
 from harness.store import Store
 from harness.workbench import Workbench
 

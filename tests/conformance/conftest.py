@@ -9,7 +9,8 @@ import pytest
 
 from harness import profiles
 from harness.contracts import Cell, Record
-from harness.run import cell_identity, run_cell
+from harness.keys import cell_identity
+from harness.run import run_cell
 from harness.store import Store
 from harness.workbench import Workbench
 

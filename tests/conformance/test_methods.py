@@ -9,9 +9,9 @@ from harness import registry
 from harness.contracts import Cell
 from harness.files import digest
 from harness.grid import run_grid
+from harness.keys import cell_identity
 from harness.planning import plan_cell
 from harness.progress import Progress
-from harness.run import cell_identity
 
 METHODS = sorted(registry.plugins("method"))
 

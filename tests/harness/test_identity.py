@@ -173,6 +173,7 @@ def test_a_change_far_down_changes_that_module_alone(project):
     far.write_text("def f(): return 2\n")
     source_digests.cache_clear()
     code_digest.cache_clear()
+    identity.code_of.cache_clear()
     after = source_digests(file)
     assert {name for name in before | after if before.get(name) != after.get(name)} == {"harness.c"}
 

@@ -1,14 +1,18 @@
 """Which rows serve planning, on made-up mixes, and what planning is charged for."""
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from baselines._stages import moe_lora
 from harness import inputs, profiles
 from harness.contracts import OWN_ROWS, Cell, Row, Sample
 from harness.data import MixData
 from harness.errors import UsageError
+from harness.store import Store
+from harness.workbench import Workbench
 
 N = 23
 
@@ -135,3 +139,58 @@ def test_a_scorer_of_weights_sees_no_rows_and_one_of_prose_sees_prose_whatever_t
     cell, sample = Cell(method="floe_layers", mix="dolly", seed=0), Sample(foreign=("code", 0.5))
     assert inputs.calibration_rows(bench(), cell, "nothing", sample) == []
     assert inputs.calibration_rows(bench(), cell, "pretrain", sample) == TEXT[0]
+
+
+# --- probes -----------------------------------------------------------------------------------------
+
+CELL = Cell(method="floe", mix="dolly", seed=0)
+
+
+@pytest.mark.parametrize(("share", "n"), [(1.0, 10), (0.5, 5), (0.25, 3), (0.3, 3), (0.1, 1), (0.001, 1)])
+def test_a_probe_trains_on_the_first_share_of_its_rows_and_is_judged_on_the_same(share, n):
+    sizes = bench(search__probe_rows=10, search__probe_validation_rows=6)
+    whole, judge = inputs.probe_rows(sizes, CELL)
+    assert (len(whole), len(judge)) == (10, 6) and not set(whole) & set(judge)
+    assert inputs.probe_rows(sizes, CELL, share) == (whole[:n], judge)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        inputs.probe_rows(bench(), CELL, share)
+
+
+def test_probes_reuse_the_layers_below_their_adapters_and_give_the_same_to_the_last_bit(tmp_path):
+    """Dropout on and two epochs, through the one training path; each rank of one bench finds what the last one kept."""
+
+    def made(folder: str, **overrides: Any) -> Workbench:
+        settings = profiles.load("tiny", {"train.epochs": 2, "train.micro_batch_size": 4, **overrides})
+        return Workbench(settings, Store(tmp_path / folder, "tiny"), progress=lambda text: None)
+
+    reusing, plain, checkpointing = made("a"), made("b"), made("c", **{"train.gradient_checkpointing": True})
+    plain.frozen_prefix.max_bytes = 0
+    nll: dict[str, list[float]] = {}
+    low: dict[str, list[int]] = {}
+    keys: dict[str, set[str]] = {}
+    for name, each in {"reusing": reusing, "plain": plain, "checkpointing": checkpointing}.items():
+        asking, calls = inputs.Inputs(each, CELL, {}), count_layers(each)
+        nll[name], low[name] = [], []
+        for r, share in ((2, 0.5), (3, 0.5), (2, 1.0), (3, 1.0)):
+            nll[name].append(asking.probe(moe_lora(asking, [2, 3], r), share))
+            low[name].append(calls.pop(0, 0))
+            # 4 or 8 rows in fours, twice, and 8 judged rows in eights
+            assert name == "checkpointing" or calls.pop(2) == (3 if share == 0.5 else 5)
+        assert not any("forward" in vars(layer) for layer in each.base.model.layers)
+        keys[name] = {path.name for path in (each.store.folder / "stages").glob("probe-*")}
+    assert nll["reusing"] == nll["plain"]
+    assert keys["reusing"] == keys["plain"] and len(keys["plain"]) == 4
+    assert low["plain"] == [3, 3, 5, 5]
+    assert low["reusing"][1::2] == [0, 0], "the second rank finds all batches of the first"
+    assert reusing.frozen_prefix.batches > 0 and checkpointing.frozen_prefix.batches == 0
+
+
+def count_layers(bench: Workbench) -> Counter[int]:
+    calls: Counter[int] = Counter()
+    for k, layer in enumerate(bench.base.model.layers):
+        layer.mlp.register_forward_pre_hook(lambda module, args, k=k: calls.update([k]))
+    return calls

@@ -7,6 +7,7 @@ from harness import profiles
 from harness.contracts import Cell
 from harness.errors import UsageError
 from harness.floe.importance import fisher_gradients
+from harness.inputs import probe_rows
 from harness.planning import DryInputs, dry_plan, plan_cell
 from harness.sources import open_source
 from harness.store import Store
@@ -129,3 +130,39 @@ def test_a_search_at_every_rank_has_a_probe_for_each(tmp_path):
     assert asked(tmp_path, "grid_rank:step=1", **ranks)["probe"] == 7
     _, by_three = planned(tmp_path, "grid_rank:step=3", **ranks)
     assert by_three.stages_asked["probe"] == 3 and by_three.ranks == (2, 8)
+
+
+def test_probes_on_shares_of_the_rows_are_planned_one_by_one(tmp_path):
+    """At most: what a search that has not run would prune is not known. Each share is judged on the same rows."""
+    bench, _ = planned(tmp_path, "base", **{"search.probe_rows": 8})
+    tokens = []
+    for shares in ([1.0], [0.25, 1.0], [0.25, 0.5, 1.0, 0.5]):
+        inputs = DryInputs(bench, Cell(method="floe", mix="dolly", seed=0))
+        for share in shares:
+            inputs.probe(moe_lora(inputs, [1]), share)
+        assert inputs.asked == {"probe": len(set(shares))}
+        tokens.append(inputs.tokens)
+    train, judge = probe_rows(bench, Cell(method="floe", mix="dolly", seed=0))
+
+    def estimate(rows):
+        return sum(min(256, len(row.prompt + row.completion) // 4 + 40) for row in rows)
+
+    assert tokens[0] == estimate(train) + estimate(judge)
+    assert tokens[1] - tokens[0] == estimate(train[:2]) + estimate(judge)
+    assert tokens[2] - tokens[1] == estimate(train[:4]) + estimate(judge)
+
+
+def test_floe_on_shares_plans_every_share_of_every_rank_it_could_reach(tmp_path):
+    literal, on_shares = (asked(tmp_path, name)["probe"] for name in ("floe", "floe:shares=0.5+1"))
+    assert on_shares == 2 * literal > 0
+
+
+def test_a_share_of_rows_that_are_not_read_is_a_share_of_their_tokens(tmp_path):
+    hub = {"data.source": "hub", "search.probe_rows": 512, "search.probe_validation_rows": 4}
+    bench, _ = planned(tmp_path, "base", **hub)
+    tokens = []
+    for share in (0.5, 1.0):
+        inputs = DryInputs(bench, Cell(method="floe", mix="dolly", seed=0))
+        inputs.probe(moe_lora(inputs, [1]), share)
+        tokens.append(inputs.tokens)
+    assert tokens == [260 * 190, 516 * 190]

@@ -20,6 +20,7 @@ FOLDERS: dict[Kind, str] = {
     "mix": "tasks/mixes",
     "evaluation": "tasks/evals",
     "experiment": "harness/experiments",
+    "benchmark": "harness/bench",
 }
 
 METHOD = '''"""A method of tests.
@@ -123,6 +124,7 @@ def test_an_installed_packages_entry_point_is_found(tmp_path, monkeypatch, kind)
         "mix": "floe_bench.mixes",
         "evaluation": "floe_bench.evals",
         "experiment": "floe_bench.experiments",
+        "benchmark": "floe_bench.benchmarks",
     }[kind]
     install(tmp_path, "foreign_plugin", {group: "foreign = foreign_plugin"})
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,7 +6,7 @@ from harness import profiles
 from harness.contracts import Cell
 from harness.errors import UsageError
 from harness.files import digest
-from harness.run import cell_identity
+from harness.keys import cell_identity
 from harness.store import Store
 from harness.workbench import Workbench
 

@@ -60,10 +60,13 @@ def _at_edge(record: Record, details: dict[str, Any]) -> str | None:
 
 
 def _flat(trials: Sequence[dict[str, Any]], confidence: float) -> str | None:
-    """Compared with the studentized range: how far apart the extremes of as many values of pure noise lie."""
+    """Compared with the studentized range: how far apart the extremes of as many values of pure noise lie.
+
+    A trial that was pruned, at a share of the rows, is left out: its value is no point of the same curve.
+    """
     from scipy.stats import studentized_range
 
-    curve = sorted({trial["r"]: trial["value"] for trial in trials}.items())
+    curve = sorted({trial["r"]: trial["value"] for trial in trials if trial.get("share", 1.0) == 1.0}.items())
     if len(curve) < MIN_RANKS:
         return None
     ranks, values = zip(*curve, strict=True)

@@ -57,6 +57,15 @@ def test_the_noise_is_measured_whatever_the_spacing_and_slope():
     assert rank_search._roughness(x, 3 - 0.5 * x + draw.normal(0, 0.2, 400)) == pytest.approx(0.2, rel=0.15)
 
 
+def test_values_at_a_share_of_the_rows_are_no_points_of_the_curve(run):
+    """A flat curve over nine ranks stays flat beside pruned trials, and four ranks are too few to call so."""
+    pruned = [{"number": 20 + r, "r": r, "value": 5.0 + r, "reused": False, "share": 0.25} for r in range(2, 17)]
+    full = [{"number": r, "r": r, "value": 2.0, "reused": False, "share": 1.0} for r in range(2, 11)]
+    (message,) = searched(run, range(2, 11), [2.0] * 9, trials=full + pruned)
+    assert "9 ranks is flat" in message
+    assert searched(run, range(2, 11), [2.0] * 9, trials=full[:4] + pruned) == []
+
+
 def test_few_ranks_are_not_called_flat(run):
     assert searched(run, [2, 9, 5, 9], [2.0, 1.9, 1.8, 1.9]) == []
 
