@@ -16,7 +16,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -167,23 +168,17 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int
         truncated_items = 0
 
         def loglikelihood(self, requests, disable_tqdm=True):
-            if not supports(model):
-                return super().loglikelihood(requests, disable_tqdm=True)
-            by_subject = defaultdict(list)
-            for i, request in enumerate(requests):
-                by_subject[request.task_name].append(i)
-            answers = {}
-            for numbers in by_subject.values():
-                subject = super().loglikelihood([requests[i] for i in numbers], disable_tqdm=True)
-                answers.update(zip(numbers, subject, strict=True))
-            return [answers[i] for i in range(len(requests))]
+            self._subjects = [request.task_name for request in requests]
+            return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
             pairs = [(context, continuation) for _, context, continuation in requests]
             cut = [len(context) + len(continuation) - 1 > self.max_length for context, continuation in pairs]
             self.truncated_items += sum(any(cut[i : i + N_CHOICES]) for i in range(0, len(cut), N_CHOICES))
             if supports(model):
-                answers, tokens = loglikelihoods(model, pairs, max_length, batch_size)
+                by_subject = groupby(zip(self._subjects, pairs, strict=True), key=itemgetter(0))
+                groups = [[pair for _, pair in subject] for _, subject in by_subject]
+                answers, tokens = loglikelihoods(model, groups, max_length, batch_size)
                 self.tokens += tokens
                 return answers
             # HFLM reads context + continuation without its last token, and equal sequences once.

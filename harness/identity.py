@@ -24,8 +24,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 ENGINE = tuple(
     f"harness.{name}"
     for name in (
-        "adapting", "data", "evaluate", "inputs", "loglikelihood", "memory", "models", "nll", "overlap", "preflight", "run", "scoring",
-        "sources", "stages", "teacher", "train", "workbench", "floe.frozen_prefix", "floe.loading",
+        "adapting", "data", "evaluate", "inputs", "loglikelihood", "memory", "models", "nll", "overlap", "preflight",
+        "run", "scoring", "sources", "stages", "teacher", "token_tree", "train", "workbench", "floe.frozen_prefix",
+        "floe.loading",
     )
 )  # fmt: skip
 """The modules of the engine that can change a number."""

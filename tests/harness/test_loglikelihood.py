@@ -19,7 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from harness import loglikelihood
+from harness import loglikelihood, token_tree
 from harness.floe.tuner import MoeLoraConfig
 from harness.loglikelihood import loglikelihoods, supports
 from harness.models import byte_tokenizer
@@ -136,7 +136,13 @@ def stock(model, requests, max_length=MAX_LENGTH, batch_size=4):
 
 
 def ours(model, requests, max_length=MAX_LENGTH, batch_size=3):
-    return loglikelihoods(model, requests, max_length, batch_size).loglikelihoods
+    return loglikelihoods(model, [requests], max_length, batch_size).loglikelihoods
+
+
+@pytest.fixture(autouse=True)
+def every_prefix_is_worth_it(monkeypatch):
+    """Prompts here are short; without this no prefix would be read apart."""
+    monkeypatch.setattr(loglikelihood, "WORTH_READING_APART", 1)
 
 
 def values(answers):
@@ -198,7 +204,7 @@ def test_a_subject_with_one_question_is_read_in_one_pass(name):
     passes = []
     model.register_forward_pre_hook(lambda _, args: passes.append(args[0].numel()))
     requests = questions(1, "continuation")
-    answers, tokens = loglikelihoods(model, requests, MAX_LENGTH, 4)
+    answers, tokens = loglikelihoods(model, [requests], MAX_LENGTH, 4)
     assert passes == [tokens]
     assert_equal(answers, plain(model, requests))
 
@@ -222,6 +228,20 @@ def test_answers_of_every_shape(name):
     assert_equal(ours(model, requests), plain(model, requests))
     assert_equal(ours(model, requests[:8]), plain(model, requests[:8]))
     assert_equal(ours(model, requests[-1:]), plain(model, requests[-1:]))
+
+
+@pytest.mark.parametrize("worth", [1, 60, 10**6])
+def test_subjects_keep_their_prefixes_apart_and_pool_what_shares_none(worth, monkeypatch):
+    monkeypatch.setattr(loglikelihood, "WORTH_READING_APART", worth)
+    model = made("llama")
+    subjects = [questions(n, "continuation", header) for n, header in ((4, 30), (1, 9), (3, 2), (1, 40))]
+    flat = [request for subject in subjects for request in subject]
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    answers = loglikelihoods(model, subjects, MAX_LENGTH, 100).loglikelihoods
+    # A prefix and its questions are two passes; all that is pooled is one.
+    assert len(passes) == {1: 5, 60: 3, 10**6: 1}[worth]
+    assert_equal(answers, plain(model, flat))
 
 
 def test_the_order_of_requests_does_not_matter():
@@ -250,7 +270,7 @@ def test_every_token_is_read_once_and_logits_are_taken_where_one_is_predicted(fo
         lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     model.lm_head.register_forward_pre_hook(lambda _, args: projected.append(args[0].shape))
-    tokens = loglikelihoods(model, requests, MAX_LENGTH, 2).tokens
+    tokens = loglikelihoods(model, [requests], MAX_LENGTH, 2).tokens
     beginnings = {
         tuple(context + continuation[:i])[:j]
         for context, continuation in requests
@@ -277,7 +297,7 @@ def test_mode_and_attention_are_restored(name, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(loglikelihood, "_attend", broken)
+    monkeypatch.setattr(token_tree, "_attend", broken)
     with pytest.raises(RuntimeError, match="no memory"):
         ours(model, requests)
     assert model.training and model.config._attn_implementation == before
@@ -318,7 +338,7 @@ def test_supports_what_is_tested_and_nothing_else():
 )
 def test_bad_requests_are_refused(requests, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        loglikelihoods(made("llama"), requests, 4, batch_size)
+        loglikelihoods(made("llama"), [requests], 4, batch_size)
 
 
 def test_nothing_to_read_is_no_work():
