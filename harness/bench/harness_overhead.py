@@ -17,13 +17,13 @@ from harness.registry import ROOT
 from harness.store import Store, read_record
 
 PROFILE = "smollm2-135m"
-METHODS = ("base", "lora", "hydralora")
+METHODS = ("base", "hydralora")
 SMALL = {
     "data.source": "embedded", "data.train_rows": 32, "data.validation_rows": 8, "data.validation_fraction": 0.2,
     "data.pretrain_rows": 8, "data.max_length": 256, "train.epochs": 4.0, "eval.questions_per_subject": 1,
     "eval.nll_mixes": "dolly", "eval.evals": "mmlu_continuation,validation_nll,pretrain_nll",
 }  # fmt: skip
-"""A minute a cell on two cores. What the harness adds does not grow with the rows, so longer cells lose less to it."""
+"""About a minute of training on two cores. What the harness adds hardly grows with the rows: longer cells lose less."""
 CELLS = 120
 """Eight methods on five mixes and three seeds, as the profile has them."""
 LIMITS = {"finished grid": 3.0, "list": 0.5}
