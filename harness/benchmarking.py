@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
 from harness.bench import Bench, Measurement
 from harness.files import write_json
@@ -58,6 +60,27 @@ def to_text(title: str, measurements: Sequence[Measurement]) -> str:
     return to_markdown(title, pd.DataFrame(rows), ())
 
 
+def table_of_records(results: Path) -> str:
+    """All records of `<results>/bench` as one Markdown table: benchmark, case, ratio, target, verdict."""
+    rows = []
+    for file in sorted((results / FOLDER).glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        for facts in record["measurements"]:
+            ratio = facts["ratio"]
+            rows.append(
+                {
+                    "benchmark": record["benchmark"],
+                    "case": facts["what"],
+                    "ratio": ratio and f"{ratio['numerator']} / {ratio['denominator']}",
+                    "median": ratio and f"{ratio['median']:.3g}",
+                    "rounds": ratio and f"{ratio['low']:.3g} … {ratio['high']:.3g}",
+                    "target": _target_text(facts["at_most"], facts["at_least"]),
+                    "verdict": VERDICTS[facts["met"]],
+                }
+            )
+    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, missingval=MISSING)
+
+
 def _in_brief(measurement: Measurement) -> str:
     if not measurement.ratio:
         return measurement.what
@@ -79,9 +102,13 @@ def _with_ratio(measurement: Measurement) -> dict[str, Any]:
 
 
 def _target(measurement: Measurement) -> str:
-    if measurement.at_most is not None:
-        return f"≤ {measurement.at_most:g}"
-    return MISSING if measurement.at_least is None else f"≥ {measurement.at_least:g}"
+    return _target_text(measurement.at_most, measurement.at_least)
+
+
+def _target_text(at_most: float | None, at_least: float | None) -> str:
+    if at_most is not None:
+        return f"≤ {at_most:.3g}"
+    return MISSING if at_least is None else f"≥ {at_least:.3g}"
 
 
 def _quantity(value: float, unit: str) -> str:

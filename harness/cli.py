@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", metavar="N", type=_positive, default=5, help="rounds of each case (default: 5)")
     bench.add_argument("--against", metavar="DIR", type=Path, help="another checkout of this project, for smoke")
     bench.add_argument("--data-dir", metavar="DIR", type=Path, help="real rows (or FLOE_DATA_DIR), else embedded ones")
+    bench.add_argument("--table", action="store_true", help="print the table of all records; run nothing")
     _add_results(bench)
     return parser
 

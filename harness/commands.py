@@ -280,6 +280,11 @@ def why(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Run benchmarks, one after the other; each prints its table and writes its record."""
+    if options.table:
+        from harness import benchmarking
+
+        print(benchmarking.table_of_records(options.results))
+        return OK
     data_dir = options.data_dir or (Path(os.environ["FLOE_DATA_DIR"]) if os.environ.get("FLOE_DATA_DIR") else None)
     for name, path in (("--data-dir", data_dir), ("--against", options.against)):
         if path is not None and not path.is_dir():

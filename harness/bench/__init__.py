@@ -93,18 +93,23 @@ class Bench:
 
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def alternate(self, sides: Mapping[str, Side], repeats: int | None = None) -> dict[str, list[float]]:
-        """Wall seconds of each side: once unmeasured, then in turn, the order reversed in every other round."""
-        return self._in_turn(sides, self._seconds, repeats)
+    def alternate(
+        self, sides: Mapping[str, Side], repeats: int | None = None, warm_up: bool = True
+    ) -> dict[str, list[float]]:
+        """Wall seconds of each side: once unmeasured, then in turn, the order reversed in every other round.
+
+        Sides that last so long that their first seconds do not matter need no `warm_up`.
+        """
+        return self._in_turn(sides, self._seconds, repeats, warm_up)
 
     def peak(self, sides: Mapping[str, Side], repeats: int | None = None) -> dict[str, list[float]]:
         """Peak bytes of each side over what was there when it started, in the same order of things."""
         return self._in_turn(sides, _peak_bytes, repeats)
 
     def _in_turn(
-        self, sides: Mapping[str, Side], measure: Callable[[Side], float], repeats: int | None
+        self, sides: Mapping[str, Side], measure: Callable[[Side], float], repeats: int | None, warm_up: bool = True
     ) -> dict[str, list[float]]:
-        for side in sides.values():
+        for side in sides.values() if warm_up else ():
             side()
         values: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(self.repeats if repeats is None else repeats):

@@ -20,7 +20,7 @@ from tasks.evals import _mmlu
 
 BATCH_SIZES = (1, 4, 8)
 """Stock's, tried once on `TRIED` questions; the fastest is its own."""
-TRIED = 12
+TRIED = 6
 MAX_LENGTH = 2048
 
 FORMS = {
@@ -66,6 +66,7 @@ def _compare(bench: Bench, shared: Workbench, form: str, dtype: str) -> Measurem
         },
         # A round of stock's five-shot form takes a minute, and its ratio hardly varies.
         repeats=1 if shots else min(bench.repeats, 3),
+        warm_up=False,  # trying the batch sizes was one
     )
     notes = {
         "questions": len(test),

@@ -44,7 +44,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
     )
     bound = facts["flops"]["floe"] / facts["flops"]["hydralora"]
     yield Measurement(
-        what=f"{case}: {len(FLOE_LAYERS)} layers against every layer; {SLACK} x the FLOPs' ratio {bound:.3f}",
+        what=f"{case}: {len(FLOE_LAYERS)} layers against every layer, whose FLOPs are in the ratio {bound:.3f}",
         values=seconds,
         ratio=("floe", "hydralora"),
         at_most=SLACK * bound,

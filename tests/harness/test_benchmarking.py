@@ -102,6 +102,11 @@ def test_the_7b_benchmark_runs_on_any_shape(bench, monkeypatch):
     assert flops["floe"] < flops["hydralora"]
 
 
+def test_the_page_on_performance_says_what_the_records_say():
+    page = (registry.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert benchmarking.table_of_records(registry.ROOT / "results") in page
+
+
 @pytest.mark.parametrize("plugin", registry.plugins("benchmark").values(), ids=lambda plugin: plugin.id)
 def test_every_benchmark_says_what_it_compares(plugin):
     assert plugin.description.endswith(".") or plugin.description.endswith(")")
