@@ -91,7 +91,7 @@ class Evidence:
     def whole_seeds(self, claim: Claim) -> int:
         """Seeds of which every cell of the grid that counts is finished, and among them, on every mix, every method
         that the claim names whole."""
-        done = {record.cell for record in self.behind(claim)}
+        done = dict.fromkeys(record.cell for record in self.behind(claim)).keys()
         grid: dict[int, set[Cell]] = {}
         for cell in self.results.cells:
             if claim.counts(cell):

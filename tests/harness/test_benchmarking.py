@@ -2,6 +2,7 @@
 
 import json
 from statistics import median
+from types import ModuleType
 
 import pytest
 import torch
@@ -75,9 +76,11 @@ def _with(plugin: registry.Plugin) -> registry.Plugin:
     """The plugin with a benchmark of one measurement for its module."""
 
     class MadeUp(registry.Plugin):
-        def load(self):
+        def load(self) -> ModuleType:
             measured = Measurement(what="case", values={"a": [1, 3], "b": [2, 2]}, ratio=("a", "b"), at_most=1.0)
-            return type("Module", (), {"run": staticmethod(lambda bench: iter([measured]))})
+            module = ModuleType("made_up")
+            vars(module)["run"] = lambda bench: iter([measured])
+            return module
 
     return MadeUp(**vars(plugin))
 

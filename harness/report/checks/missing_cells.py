@@ -27,7 +27,7 @@ def find(results: Results) -> list[Finding]:
     over_seeds: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in results.cells:
         over_seeds[cell.method, cell.mix, cell.varied].append(cell)
-    partial = {cell for group in over_seeds.values() if not missing.keys() >= set(group) for cell in group}
+    partial = dict.fromkeys(cell for group in over_seeds.values() if not missing.keys() >= set(group) for cell in group)
     some_seeds = [cell for cell in missing if cell in partial]
     all_seeds = [cell for cell in missing if cell not in partial]
     total = len(results.cells)
