@@ -44,6 +44,27 @@ def test_help_and_list_load_nothing_heavy(arguments):
     assert ran.stderr.strip() == "[]"
 
 
+def test_naming_a_method_and_listing_an_evaluations_items_load_nothing_heavy():
+    code = (
+        "import sys\nfrom harness import registry\n"
+        "for name in registry.plugins('method'): registry.parse_method(name)\n"
+        "for plugin in registry.plugins('evaluation').values(): plugin.load()\n"
+        "print({'torch', 'transformers', 'peft', 'datasets', 'lm_eval'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    assert ran.stdout.strip() == "set()"
+
+
+def test_libraries_imported_later_are_quiet():
+    code = (
+        "import sys\nfrom harness.quiet import quiet_libraries\nquiet_libraries()\n"
+        "print('transformers' in sys.modules)\nfrom transformers.utils import logging\n"
+        "print(logging.get_verbosity() == logging.ERROR, logging.is_progress_bar_enabled())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    assert ran.stdout.split() == ["False", "True", "False"]
+
+
 def test_list_shows_every_plugin_with_description_and_origin(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out

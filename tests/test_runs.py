@@ -85,7 +85,9 @@ def test_a_run_killed_again_and_again_ends_in_the_table_of_an_uninterrupted_one(
 
 
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):
-    due = lambda: any((tmp_path / "tiny" / "records").glob("*.json"))  # noqa: E731
+    def due() -> bool:
+        return any((tmp_path / "tiny" / "records").glob("*.json"))
+
     assert kill_when(command(tmp_path, "--methods", "base,lora,hydralora,floe"), due, signal.SIGINT) == 130
     ran = run(tmp_path, "--methods", "base,lora,hydralora,floe")
     assert re.search(r"4 cells: [1-3] done, 0 failed before and tried again, [1-3] to do", ran.stderr)
@@ -96,8 +98,14 @@ def test_a_finished_run_repeated_trains_nothing(tmp_path):
     run(tmp_path, "--methods", "lora")
     stages = sorted((tmp_path / "tiny" / "stages").glob("*/stage.json"))
     before = {path: path.stat().st_mtime_ns for path in stages}
-    ran = run(tmp_path, "--methods", "lora")
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        f"main(['run', 'tiny', '--mixes', 'dolly', '--methods', 'lora', '--results', {str(tmp_path)!r}])\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'datasets', 'lm_eval', 'optuna'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "1 already done" in ran.stderr
+    assert ran.stdout.rstrip().endswith("[]"), "finding out that all is done loaded what computes"
     assert {
         path: path.stat().st_mtime_ns for path in sorted((tmp_path / "tiny" / "stages").glob("*/stage.json"))
     } == before

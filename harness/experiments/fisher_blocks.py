@@ -166,7 +166,7 @@ def mass_row(G: Floats, settings: Settings) -> dict[str, Any]:
     `off_diagonal_by_chance` is the share to expect with each g_nk's sign drawn at random: no layers correlated, the
     diagonal the same. `mean_gradient` is |(1/N) Σ g_n|² over the trace: what a pilot off its optimum adds to I.
     """
-    I, squares = fisher_matrix(G), np.square(G)  # noqa: E741
+    I, squares = fisher_matrix(G), np.square(G)  # noqa: E741  (I is the paper's letter)
     total, on = float(np.square(I).sum()), float(np.square(I.diagonal()).sum())
     by_chance = float((squares.sum(axis=1) ** 2 - np.square(squares).sum(axis=1)).sum() / len(G) ** 2)
     return {

@@ -29,7 +29,7 @@ def fisher_diagonal(G: ArrayLike) -> NDArray[np.float64]:
     return np.square(_samples_by_layers(G)).mean(axis=0)
 
 
-def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741
+def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741  (I is the paper's letter)
     """The Fisher I (L, L) with only its diagonal blocks of `b` adjacent layers kept, zero elsewhere.
 
     Blocks start at layers 0, b, 2b, …; the last is smaller where b does not divide L. b = 1 is the diagonal.

@@ -28,7 +28,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory):
 def items_of(plugin: registry.Plugin, bench) -> list[dict]:
     try:
         return plugin.load().items(Evaluating(bench, None))
-    except UsageError as error:
+    except UsageError as error:  # an evaluation may refuse a source; of any other error the test fails
         pytest.skip(f"not to be had from embedded rows: {error}")
 
 
