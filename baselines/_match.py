@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness import contracts
-from harness.contracts import MethodInputs
-from harness.errors import UsageError
+import floe_bench
+from floe_bench import MethodInputs, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.02
 
 
-class MatchOptions(contracts.Options):
+class MatchOptions(floe_bench.Options):
     """match: the method whose trainable parameters are matched."""
 
     match: str | None = Field(None, min_length=1)

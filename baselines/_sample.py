@@ -2,11 +2,11 @@
 
 from pydantic import Field, model_validator
 
-from harness import contracts
-from harness.contracts import Sample
+import floe_bench
+from floe_bench import Sample
 
 
-class SampleOptions(contracts.Options):
+class SampleOptions(floe_bench.Options):
     """on: mix to plan on. part of parts: a disjoint share of its rows. drift: share of rows from drift_to."""
 
     on: str | None = Field(None, min_length=1)

@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.contracts import OWN_ROWS, AdapterPlan, MethodInputs, Sample
-from harness.errors import UsageError
-from harness.floe import selection
-from harness.floe.fisher import fisher_diagonal
-from harness.floe.rank_search import RankSearch
+from floe_bench import OWN_ROWS, AdapterPlan, MethodInputs, Sample, UsageError
+from floe_bench.harness.floe import selection
+from floe_bench.harness.floe.fisher import fisher_diagonal
+from floe_bench.harness.floe.rank_search import RankSearch
 
 if TYPE_CHECKING:
-    from harness.floe.tuner import MoeLoraConfig
+    from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 
 def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int | None = None) -> MoeLoraConfig:
     """MoE-LoRA as the settings say, on `layers` (None: all of them), of rank `r` (None: the settings')."""
-    from harness.floe.tuner import MoeLoraConfig
+    from floe_bench.harness.floe.tuner import MoeLoraConfig
 
     adapter = inputs.settings.adapter
     return MoeLoraConfig(
@@ -40,7 +39,7 @@ def max_layers(inputs: MethodInputs) -> int:
 
 def layer_gradients(inputs: MethodInputs, sample: Sample = OWN_ROWS) -> np.ndarray:
     """G (N, L): each calibration sample's gradient with respect to the layer masks, with the pilot on."""
-    from harness.floe import importance
+    from floe_bench.harness.floe import importance
 
     return inputs.measure(importance.fisher_gradients, on="task", pilot=moe_lora(inputs), sample=sample)["G"]
 
@@ -52,7 +51,7 @@ def select_layers(
 
     fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher.
     """
-    from harness.floe import importance
+    from floe_bench.harness.floe import importance
 
     diagonal = fisher_diagonal(layer_gradients(inputs, sample))
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]

@@ -5,9 +5,9 @@ A layer that is left with one expert has no router, so it trains that router's w
 
 import numpy as np
 
-from baselines._stages import layer_gradients, moe_lora
-from harness.contracts import AdapterPlan, MethodInputs, Options
-from harness.floe.fisher import fisher_diagonal
+from floe_bench import AdapterPlan, MethodInputs, Options
+from floe_bench.baselines._stages import layer_gradients, moe_lora
+from floe_bench.harness.floe.fisher import fisher_diagonal
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:

@@ -1,6 +1,6 @@
 """No adaptation: the base model as it is."""
 
-from harness.contracts import AdapterPlan, MethodInputs, Options
+from floe_bench import AdapterPlan, MethodInputs, Options
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:

@@ -2,13 +2,13 @@
 
 from pydantic import field_validator
 
-from baselines._stages import moe_lora, select_layers, with_searched_rank
-from harness import contracts
-from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe.rank_search import check_shares, halving_search
+import floe_bench
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._stages import moe_lora, select_layers, with_searched_rank
+from floe_bench.harness.floe.rank_search import check_shares, halving_search
 
 
-class Options(contracts.Options):
+class Options(floe_bench.Options):
     """shares: of the probe's training rows at which a rank is judged in turn; the paper judges on all of them."""
 
     shares: tuple[float, ...] = (1.0,)

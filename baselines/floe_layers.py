@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from baselines._sample import SampleOptions
-from baselines._stages import layer_gradients, moe_lora, select_layers
-from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._sample import SampleOptions
+from floe_bench.baselines._stages import layer_gradients, moe_lora, select_layers
+from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 
 
 class Options(SampleOptions):
@@ -29,7 +29,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:
     """The Fisher that selects: (L,) a diagonal, (L, L) a matrix."""
-    from harness.floe import fisher_ablations
+    from floe_bench.harness.floe import fisher_ablations
 
     pilot = moe_lora(inputs)
     if options.fisher == "parameter":

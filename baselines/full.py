@@ -2,11 +2,11 @@
 
 from pydantic import Field
 
-from harness import contracts
-from harness.contracts import AdapterPlan, MethodInputs
+import floe_bench
+from floe_bench import AdapterPlan, MethodInputs
 
 
-class Options(contracts.Options):
+class Options(floe_bench.Options):
     learning_rate_ratio: float = Field(0.1, gt=0)
 
 

@@ -2,13 +2,13 @@
 
 from pydantic import Field
 
-from baselines._stages import moe_lora, select_layers, with_searched_rank
-from harness import contracts
-from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe.rank_search import exhaustive
+import floe_bench
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._stages import moe_lora, select_layers, with_searched_rank
+from floe_bench.harness.floe.rank_search import exhaustive
 
 
-class Options(contracts.Options):
+class Options(floe_bench.Options):
     step: int = Field(2, ge=1)
 
 

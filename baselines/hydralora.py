@@ -2,9 +2,9 @@
 
 from pydantic import Field, model_validator
 
-from baselines._match import MatchOptions, matched_rank
-from baselines._stages import moe_lora
-from harness.contracts import AdapterPlan, MethodInputs
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._match import MatchOptions, matched_rank
+from floe_bench.baselines._stages import moe_lora
 
 
 class Options(MatchOptions):

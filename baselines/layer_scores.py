@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from baselines._sample import SampleOptions
-from baselines._stages import layer_gradients, moe_lora
-from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe.fisher import fisher_diagonal
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._sample import SampleOptions
+from floe_bench.baselines._stages import layer_gradients, moe_lora
+from floe_bench.harness.floe.fisher import fisher_diagonal
 
 Name = Literal[
     "fisher", "taylor", "gradient_norm", "weight_magnitude", "true_fisher", "parameter_diagonal", "adapter_fisher"
@@ -26,7 +26,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 
 def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
-    from harness.floe import fisher_ablations, importance
+    from floe_bench.harness.floe import fisher_ablations, importance
 
     sample, pilot = options.sample, moe_lora(inputs)
     if name == "fisher":

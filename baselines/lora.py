@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from baselines._match import MatchOptions, matched_rank
-from harness.contracts import AdapterPlan, MethodInputs
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._match import MatchOptions, matched_rank
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -3,9 +3,9 @@
 import numpy as np
 from pydantic import Field
 
-from baselines._match import MatchOptions, matched_rank
-from baselines._stages import max_layers, moe_lora
-from harness.contracts import AdapterPlan, MethodInputs
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._match import MatchOptions, matched_rank
+from floe_bench.baselines._stages import max_layers, moe_lora
 
 
 class Options(MatchOptions):

@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from baselines._match import MatchOptions, matched_rank
-from baselines._stages import layer_gradients, max_layers, moe_lora
-from harness.contracts import AdapterPlan, MethodInputs
-from harness.floe.fisher import fisher_diagonal
+from floe_bench import AdapterPlan, MethodInputs
+from floe_bench.baselines._match import MatchOptions, matched_rank
+from floe_bench.baselines._stages import layer_gradients, max_layers, moe_lora
+from floe_bench.harness.floe.fisher import fisher_diagonal
 
 
 class Options(MatchOptions):
@@ -24,7 +24,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:
     """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
-    from harness.floe import importance
+    from floe_bench.harness.floe import importance
 
     n, k = inputs.n_layers, max_layers(inputs)
     if score == "fisher":

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+PACKAGE = Path(__file__).absolute().parent.parent
+"""The folder of the package `floe_bench`: it holds harness/, baselines/ and tasks/."""
+
+
+def checkout() -> Path | None:
+    """The root of the checkout that the code runs from; None where it was installed from a wheel."""
+    return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
+@cache
+def module_file(module: str) -> Path | None:
+    """The source of a module, found by its name; None where there is none, as of a built-in. Imports nothing."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and Path(spec.origin).is_file() else None
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder).joinpath(*rest)
+        for file in (path / "__init__.py", path.with_name(path.name + ".py")):
+            if file.is_file():
+                return file
+    return None
 
 
 @contextmanager

@@ -17,18 +17,18 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from harness.contracts import Options
-from harness.errors import UsageError, unknown
+from floe_bench.harness.errors import UsageError, unknown
+from floe_bench.harness.files import PACKAGE, module_file
+from floe_bench.harness.spec.options import Options
 
-ROOT = Path(__file__).resolve().parent.parent
 Kind = Literal["method", "mix", "evaluation", "experiment", "benchmark"]
 
 PACKAGES: dict[Kind, str] = {
-    "method": "baselines",
-    "mix": "tasks.mixes",
-    "evaluation": "tasks.evals",
-    "experiment": "harness.experiments",
-    "benchmark": "harness.bench",
+    "method": "floe_bench.baselines",
+    "mix": "floe_bench.tasks.mixes",
+    "evaluation": "floe_bench.tasks.evals",
+    "experiment": "floe_bench.harness.experiments",
+    "benchmark": "floe_bench.harness.benchmarks",
 }
 ENTRY_POINT_GROUPS: dict[Kind, str] = {
     "method": "floe_bench.baselines",
@@ -89,8 +89,7 @@ def _origin(tree: ast.Module, name: str) -> Path | None:
     """The file of ours that a module imports the name from."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
-            file = ROOT.joinpath(*node.module.split(".")).with_suffix(".py")
-            return file if file.is_file() else None
+            return module_file(node.module)
     return None
 
 
@@ -124,9 +123,9 @@ def find(kind: Kind, name: str) -> Plugin:
 
 def _in_folder(kind: Kind) -> list[Plugin]:
     package = PACKAGES[kind]
-    folder = ROOT.joinpath(*package.split("."))
+    folder = PACKAGE.parent.joinpath(*package.split("."))
     return [
-        Plugin(file.stem, kind, f"{package}.{file.stem}", file, str(file.relative_to(ROOT)))
+        Plugin(file.stem, kind, f"{package}.{file.stem}", file, str(file.relative_to(PACKAGE)))
         for file in sorted(folder.glob("*.py"))
         if not file.stem.startswith("_")
     ]

@@ -10,10 +10,12 @@ from unittest.mock import Mock
 
 import pytest
 
-from harness import registry
-from harness.cli import main
-from harness.contracts import Cell
-from harness.files import digest
+from floe_bench.harness import registry
+from floe_bench.harness.cli.main import main
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.files import digest
+
+ROOT = Path(__file__).parents[1]
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "optuna")
 
@@ -36,32 +38,32 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "--json"], ["run", "--help"]])
 def test_help_and_list_load_nothing_heavy(arguments):
     code = (
-        "import sys\nfrom harness.cli import main\n"
+        "import sys\nfrom floe_bench.harness.cli.main import main\n"
         f"try: main({arguments})\nexcept SystemExit: pass\n"
         f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stderr.strip() == "[]"
 
 
 def test_naming_a_method_and_listing_an_evaluations_items_load_nothing_heavy():
     code = (
-        "import sys\nfrom harness import registry\n"
+        "import sys\nfrom floe_bench.harness import registry\n"
         "for name in registry.plugins('method'): registry.parse_method(name)\n"
         "for plugin in registry.plugins('evaluation').values(): plugin.load()\n"
         "print({'torch', 'transformers', 'peft', 'datasets', 'lm_eval'} & set(sys.modules))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stdout.strip() == "set()"
 
 
 def test_libraries_imported_later_are_quiet():
     code = (
-        "import sys\nfrom harness.quiet import quiet_libraries\nquiet_libraries()\n"
+        "import sys\nfrom floe_bench.harness.cli.quiet import quiet_libraries\nquiet_libraries()\n"
         "print('transformers' in sys.modules)\nfrom transformers.utils import logging\n"
         "print(logging.get_verbosity() == logging.ERROR, logging.is_progress_bar_enabled())"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.ROOT, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stdout.split() == ["False", "True", "False"]
 
 
@@ -229,7 +231,7 @@ def folder(tmp_path) -> Path:
     """A small data folder in the original columns."""
     data = tmp_path / "data"
     data.mkdir()
-    for file in (registry.ROOT / "tasks" / "data").glob("*.jsonl"):
+    for file in (ROOT / "tasks" / "data").glob("*.jsonl"):
         (data / file.name).write_text(file.read_text())
     return data
 

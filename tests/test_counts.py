@@ -4,12 +4,15 @@ import importlib.util
 
 import pytest
 
-from harness import models, profiles, registry
-from harness.contracts import AdapterPlan, Cell
-from harness.planning import dry_plan
-from harness.preflight import wrap
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.model.adapters import wrap
+from floe_bench.harness.run.dry_run import dry_plan
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def smollm():
-    model, _ = models.load(profiles.load("smollm2-135m").model)
+    model, _ = base_model.load(profiles.load("smollm2-135m").model)
     return model
 
 
@@ -39,7 +42,7 @@ def built(model, plan: AdapterPlan) -> int:
 
 
 def test_the_weights_have_the_profiles_shape(smollm):
-    meta = models.on_meta(profiles.load("smollm2-135m").model)
+    meta = base_model.on_meta(profiles.load("smollm2-135m").model)
     real = {name: tuple(p.shape) for name, p in smollm.named_parameters()}
     assert real == {name: tuple(p.shape) for name, p in meta.named_parameters()}
     assert sum(p.numel() for p in smollm.parameters()) == 134_515_008
@@ -50,7 +53,7 @@ def test_plan_counts_what_is_built_on_smollm2_135m(method, smollm, tmp_path):
     settings = profiles.load(
         "smollm2-135m", {"data.source": "embedded", "data.validation_fraction": 0.2, "data.validation_rows": 8}
     )
-    bench = Workbench(settings, Store(tmp_path, "smollm2-135m"), progress=lambda text: None)
+    bench = Session(settings, Store(tmp_path, "smollm2-135m"), progress=lambda text: None)
     _, plan, counts = dry_plan(bench, Cell(method=method, mix="dolly", seed=0))
     r = getattr(plan.peft_config, "r", None)
     assert sum(bench.trainable(plan).values()) == built(smollm, plan)

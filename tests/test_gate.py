@@ -13,22 +13,25 @@ import pytest
 import torch
 from rich.console import Console
 
-from baselines import _stages
-from harness import checking, models, profiles, scoring
-from harness import keys as keys_module
-from harness.cli import main as command
-from harness.contracts import Cell
-from harness.experiments import main
-from harness.files import digest
-from harness.floe import importance, selection
-from harness.floe.tuner import layer, mask
-from harness.grid import run_grid
-from harness.progress import Progress
-from harness.report import gate
-from harness.report.gate import Finding
-from harness.settings import Settings
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.baselines import _stages
+from floe_bench.harness.cli.main import main as command
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import main
+from floe_bench.harness.files import digest
+from floe_bench.harness.floe import importance, selection
+from floe_bench.harness.floe.tuner import layer, mask
+from floe_bench.harness.gate import check, verdicts
+from floe_bench.harness.gate.verdicts import Finding
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.run import evaluation_inputs
+from floe_bench.harness.run.grid import run_grid
+from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store import keys
+from floe_bench.harness.store.folder import Store
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +54,12 @@ def settings(**overrides) -> Settings:
 def run(results: Path, of: Settings) -> tuple[Store, dict[Cell, str]]:
     store = Store(results, "tiny")
     with (results.parent / f"{results.name}.log").open("w") as log, Progress(Console(file=log)) as progress:
-        return store, run_grid(Workbench(of, store, progress.update), main.cells(of), progress).keys
+        return store, run_grid(Session(of, store, progress.update), main.cells(of), progress).keys
 
 
-def keys(store: Store, of: Settings) -> dict[Cell, str]:
-    bench = Workbench(of, store, progress=lambda text: None)
-    return {cell: digest(keys_module.cell_identity(bench.of(cell), cell)) for cell in main.cells(of)}
+def keys_of(store: Store, of: Settings) -> dict[Cell, str]:
+    bench = Session(of, store, progress=lambda text: None)
+    return {cell: digest(identity_of(bench.of(cell), cell)) for cell in main.cells(of)}
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +67,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The expectation of a clean run, with the run beside it."""
     folder = tmp_path_factory.mktemp("clean")
     store, of_cells = run(folder, settings())
-    checking.update(store, settings(), of_cells, store.folder / checking.FILE)
-    return store.folder / checking.FILE
+    check.update(store, settings(), of_cells, store.folder / check.FILE)
+    return store.folder / check.FILE
 
 
-def check(results: Path, expected: Path) -> list[Finding]:
+def checked(results: Path, expected: Path) -> list[Finding]:
     store, of_cells = run(results, settings())
-    return checking.check(store, settings(), of_cells, expected)
+    return check.check(store, settings(), of_cells, expected)
 
 
 def keep_clean(expected: Path, results: Path, *but: str) -> None:
@@ -151,8 +154,8 @@ def test_a_planted_regression_is_caught(name, expected, tmp_path):
     if name in IN_SELECTION:
         keep_clean(expected, tmp_path, "measure-*")
     with FAULTS[name]():
-        findings = check(tmp_path, expected)
-    caught = {(f.cell, f.quantity) for f in gate.regressions(findings)}
+        findings = checked(tmp_path, expected)
+    caught = {(f.cell, f.quantity) for f in verdicts.regressions(findings)}
     assert caught, [(f.cell, f.quantity, f.found, f.detail) for f in findings]
     if name == "scale without division by r":  # a method without layer scores has its rows alone to be caught by
         assert ("dolly / hydralora / seed 0", "validation_nll rows") in caught
@@ -167,8 +170,8 @@ def test_a_fault_that_stops_the_cell_is_caught_with_its_error(expected, tmp_path
         torch.nn.init.ones_(self.moe_lora_B[adapter_name].weight)
 
     with patch.object(layer.MoeLoraLayer, "update_layer", update_layer):
-        findings = check(tmp_path, expected)
-    failed = gate.regressions(findings)
+        findings = checked(tmp_path, expected)
+    failed = verdicts.regressions(findings)
     assert [(f.quantity, f.found) for f in failed] == [("cell", "missing")] * 2
     assert all("changes the base model's logits" in f.detail for f in failed)
 
@@ -183,8 +186,8 @@ def test_a_dropped_seed_is_caught(expected, tmp_path):
     store = Store(expected.parent.parent, "tiny")
     for seeds in (1, 2):
         of = settings(seeds=seeds)
-        findings = checking.check(store, of, keys(store, of), two_seeds)
-        missing = {f.cell for f in gate.regressions(findings)}
+        findings = check.check(store, of, keys_of(store, of), two_seeds)
+        missing = {f.cell for f in verdicts.regressions(findings)}
         assert missing == {"dolly / floe / seed 1", "dolly / hydralora / seed 1"}
 
 
@@ -196,7 +199,7 @@ def another_machine(seed: int) -> AbstractContextManager:
 
     A repeat on the same machine is bit-identical and would prove nothing.
     """
-    right = models.load
+    right = base_model.load
 
     def load(of):
         model, tokenizer = right(of)
@@ -206,7 +209,7 @@ def another_machine(seed: int) -> AbstractContextManager:
                 weight.mul_(1 + 1e-6 * torch.randn(weight.shape, generator=generator))
         return model, tokenizer
 
-    return patch.object(models, "load", load)
+    return patch.object(base_model, "load", load)
 
 
 @pytest.mark.parametrize("seed", range(REPEATS))
@@ -214,8 +217,8 @@ def test_a_clean_repeat_on_another_machine_is_not_flagged(seed, expected, tmp_pa
     if seed >= TRAINED:
         keep_clean(expected, tmp_path, "evaluation-*")
     with another_machine(seed):
-        findings = check(tmp_path, expected)
-    assert not gate.regressions(findings), [(f.cell, f.quantity, f.detail) for f in gate.regressions(findings)]
+        findings = checked(tmp_path, expected)
+    assert not verdicts.regressions(findings), [(f.cell, f.quantity, f.detail) for f in verdicts.regressions(findings)]
     differences = [f.comparison.difference for f in findings if f.comparison]
     assert any(differences), "the repeat is bit-identical and proves nothing"
 
@@ -223,10 +226,10 @@ def test_a_clean_repeat_on_another_machine_is_not_flagged(seed, expected, tmp_pa
 def test_other_evaluation_batches_are_not_flagged(expected, tmp_path):
     """The same settings in name, with every evaluation batch of one row."""
     keep_clean(expected, tmp_path, "evaluation-*")
-    right = scoring.row_nll
-    with patch.object(scoring, "row_nll", lambda model, examples, batch, pad: right(model, examples, 1, pad)):
-        findings = check(tmp_path, expected)
-    assert not gate.regressions(findings)
+    right = evaluation_inputs.row_nll
+    with patch.object(evaluation_inputs, "row_nll", lambda model, examples, batch, pad: right(model, examples, 1, pad)):
+        findings = checked(tmp_path, expected)
+    assert not verdicts.regressions(findings)
 
 
 # --- the command --------------------------------------------------------------------------------------
@@ -282,8 +285,8 @@ def test_wrong_use_is_told_with_the_command_to_run(arguments, said, expected, ca
 def test_a_run_of_other_code_is_no_run(expected, tmp_path, capsys):
     """The records are there, under these settings and newest; but the code has changed since."""
     results = ("--results", str(expected.parent.parent))
-    right = keys_module.module_digests
-    with patch.object(keys_module, "module_digests", lambda *names: right(*names) | {"harness.train": "other"}):
+    right = keys.engine
+    with patch.object(keys, "engine", lambda: right() | {"floe_bench.harness.training.trainer": "other"}):
         assert gate_command(*results) == 2
         assert "holds no run with this code" in capsys.readouterr().err
         assert gate_command(*results, "--update", "--expected", str(tmp_path / "new.json")) == 2

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry, reporting
-from harness.report import tables
-from harness.settings import Settings
-from harness.store import Store, read_items
+from floe_bench.harness.report import build, tables
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store.folder import Store, read_items
 
-FOLDERS = sorted(path for path in (registry.ROOT / "results" / "reference").glob("*") if path.is_dir())
+ROOT = Path(__file__).parents[1]
+
+FOLDERS = sorted(path for path in (ROOT / "results" / "reference").glob("*") if path.is_dir())
 
 
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
@@ -30,7 +31,7 @@ def settings_of(store: Store) -> Settings:
 @pytest.mark.slow
 def test_the_tables_follow_from_the_records(folder, tmp_path):
     store = Store(folder.parent, folder.name)
-    made, _ = reporting.everything(store, settings_of(store))
+    made, _ = build.everything(store, settings_of(store))
     tables.write(made, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (folder / "tables").iterdir()}
     for path in sorted((folder / "tables").iterdir()):

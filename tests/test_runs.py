@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
-
-ROOT = registry.ROOT
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 # What a run's table says besides times and memory, which no two runs share.
@@ -26,7 +24,18 @@ EXACT = (
 
 
 def command(results: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "harness", "run", "tiny", "--mixes", "dolly", "--results", str(results), *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "floe_bench",
+        "run",
+        "tiny",
+        "--mixes",
+        "dolly",
+        "--results",
+        str(results),
+        *arguments,
+    ]
 
 
 def run(results: Path, *arguments: str, cwd: Path = ROOT, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -99,7 +108,7 @@ def test_a_finished_run_repeated_trains_nothing(tmp_path):
     stages = sorted((tmp_path / "tiny" / "stages").glob("*/stage.json"))
     before = {path: path.stat().st_mtime_ns for path in stages}
     code = (
-        "import sys\nfrom harness.cli import main\n"
+        "import sys\nfrom floe_bench.harness.cli.main import main\n"
         f"main(['run', 'tiny', '--mixes', 'dolly', '--methods', 'lora', '--results', {str(tmp_path)!r}])\n"
         "print(sorted({'torch', 'transformers', 'peft', 'datasets', 'lm_eval', 'optuna'} & set(sys.modules)))"
     )
@@ -217,14 +226,16 @@ def test_the_readmes_new_method_is_listed_conforms_and_runs_with_no_other_file_t
     name, text = readme_method()
     assert len(text.splitlines()) <= 15
     copy = tmp_path / "project"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", ".*_cache"))
+    shutil.copytree(
+        ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "results", "__pycache__", ".*_cache")
+    )
     (copy / "baselines" / f"{name}.py").write_text(text)
     python = [sys.executable, "-m"]
     environment = os.environ | {"PYTHONPATH": str(copy)}
-    listed = subprocess.run([*python, "harness", "list"], capture_output=True, text=True, cwd=copy, env=environment)
+    listed = subprocess.run([*python, "floe_bench", "list"], capture_output=True, text=True, cwd=copy, env=environment)
     assert f"baselines/{name}.py" in listed.stdout
     ran = subprocess.run(
-        [*python, "harness", "run", "tiny", "--mixes", "dolly", "--methods", name], capture_output=True, text=True,
+        [*python, "floe_bench", "run", "tiny", "--mixes", "dolly", "--methods", name], capture_output=True, text=True,
         cwd=copy, env=environment,
     )  # fmt: skip
     assert ran.returncode == 0 and name in ran.stdout, ran.stderr

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Record, Results
-from harness.experiments._shared import accuracy_of
-from harness.report.format import MISSING
-from harness.report.statistics import compare_over_seeds, wilson
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.experiments._shared import accuracy_of
+from floe_bench.harness.report.format import MISSING
+from floe_bench.harness.stats.paired import compare_over_seeds, wilson
 
 CHANCE_NOTE = "† marks an accuracy whose interval covers guessing."
 

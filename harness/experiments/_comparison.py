@@ -6,10 +6,11 @@ from statistics import fmean
 
 import pandas as pd
 
-from harness.contracts import Record, Results, Table
-from harness.report import pairing
-from harness.report.format import count, number
-from harness.report.statistics import holm
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.report import pairing
+from floe_bench.harness.report.format import count, number
+from floe_bench.harness.stats.paired import holm
 
 
 def comparison(id: str, title: str, results: Results, reference: str) -> Table:

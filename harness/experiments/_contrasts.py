@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results
-from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
-from harness.experiments._shared import layers_text, nll_of
-from harness.report import pairing
-from harness.report.format import MISSING, count, number
-from harness.report.statistics import holm
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
+from floe_bench.harness.experiments._shared import layers_text, nll_of
+from floe_bench.harness.report import pairing
+from floe_bench.harness.report.format import MISSING, count, number
+from floe_bench.harness.stats.paired import holm
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.contracts import Cell, Record, Results
-from harness.experiments._shared import selected
-from harness.floe.selection import max_layers
-from harness.report.statistics import top_k
-from harness.settings import SelectionSettings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.experiments._shared import selected
+from floe_bench.harness.floe.selection import max_layers
+from floe_bench.harness.spec.settings import SelectionSettings
+from floe_bench.harness.stats.ranks import top_k
 
 Floats = NDArray[np.float64]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Table
-from harness.experiments._gradients import Floats, ranks
-from harness.floe.fisher import fisher_diagonal
-from harness.report.format import MISSING, number
-from harness.report.trend import Trend, linear_trend
-from harness.settings import Settings
+from floe_bench.harness.contracts.tables import Table
+from floe_bench.harness.experiments._gradients import Floats, ranks
+from floe_bench.harness.floe.fisher import fisher_diagonal
+from floe_bench.harness.report.format import MISSING, number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.trend import Trend, linear_trend
 
 RESAMPLES = 1000
 """Enough for the ends of a 95 % band: 25 resamples lie beyond each."""

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.contracts import Record
-from harness.floe import selection
-from harness.settings import SelectionSettings, Settings
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.floe import selection
+from floe_bench.harness.spec.settings import SelectionSettings, Settings
 
 
 def accuracy_of(record: Record) -> float | None:

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import pandas as pd
 
-from harness.contracts import Record, Results, Table
-from harness.settings import Settings
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.spec.settings import Settings
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Results, Table
-from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.report.format import number
-from harness.report.statistics import jaccard
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.report.format import number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.ranks import jaccard
 
 RANDOM_DRAWS = 3
 """Random layer sets beside the picked ones: an eye-measure of chance. Its distribution is random_null's to tell."""

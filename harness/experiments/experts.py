@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._sweep import grouped, made_table, mean, same_seeds
-from harness.report.format import MISSING, count, number
-from harness.report.pairing import p_text
-from harness.report.trend import linear_trend
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._sweep import grouped, made_table, mean, same_seeds
+from floe_bench.harness.report.format import MISSING, count, number
+from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.trend import linear_trend
 
 BASE, UNIFORM, ALLOTTED = "base", "hydralora", "allotted_experts"
 VARIED = "adapter.num_experts"

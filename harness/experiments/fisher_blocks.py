@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._gradients import Floats, picks, scored
-from harness.experiments._shared import layers_text
-from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
-from harness.floe.selection import objective
-from harness.report.format import number, percent
-from harness.report.statistics import jaccard
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._gradients import Floats, picks, scored
+from floe_bench.harness.experiments._shared import layers_text
+from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
+from floe_bench.harness.floe.selection import objective
+from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.ranks import jaccard
 
 SCORES = "layer_scores:scores=fisher+taylor+true_fisher+parameter_diagonal+adapter_fisher"
 RANDOM_SETS = 200

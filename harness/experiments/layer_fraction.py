@@ -8,16 +8,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
-from harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._shared import layers_text, nll_of
-from harness.experiments._sweep import configured_layers, forgetting_of, grouped, made_table, mean, same_seeds
-from harness.floe import selection
-from harness.report.format import MISSING, count, megabytes, number
-from harness.report.pairing import p_text
-from harness.report.trend import linear_trend
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
+from floe_bench.harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._shared import layers_text, nll_of
+from floe_bench.harness.experiments._sweep import (
+    configured_layers,
+    forgetting_of,
+    grouped,
+    made_table,
+    mean,
+    same_seeds,
+)
+from floe_bench.harness.floe import selection
+from floe_bench.harness.report.format import MISSING, count, megabytes, number
+from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.trend import linear_trend
 
 METHOD, VARIED = "floe_layers", "selection.layer_fraction"
 

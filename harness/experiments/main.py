@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
-from harness.experiments._comparison import comparison
-from harness.experiments._shared import accuracy_of, nll_of, reference_of
-from harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
+from floe_bench.harness.experiments._comparison import comparison
+from floe_bench.harness.experiments._shared import accuracy_of, nll_of, reference_of
+from floe_bench.harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
+from floe_bench.harness.spec.settings import Settings
 
 TITLE = "Accuracy against trainable parameters"
 

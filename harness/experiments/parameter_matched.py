@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.contracts import Cell, Results, Table
-from harness.experiments._comparison import comparison
-from harness.experiments._shared import nll_of
-from harness.report.format import count, number, percent
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._comparison import comparison
+from floe_bench.harness.experiments._shared import nll_of
+from floe_bench.harness.report.format import count, number, percent
+from floe_bench.harness.spec.settings import Settings
 
 MATCHED = ("lora", "hydralora", "random_layers", "topk_layers")
 REFERENCE = "floe"

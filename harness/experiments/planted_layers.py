@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._gradients import scored, top
-from harness.experiments._shared import selected
-from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
-from harness.report.format import number
-from harness.report.statistics import jaccard, wilson
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._gradients import scored, top
+from floe_bench.harness.experiments._shared import selected
+from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
+from floe_bench.harness.report.format import number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.paired import wilson
+from floe_bench.harness.stats.ranks import jaccard
 
 METHOD = "layer_scores:scores=fisher+taylor+gradient_norm"
 N_LAYERS = 6

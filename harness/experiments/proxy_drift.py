@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._gradients import top
-from harness.registry import find
-from harness.report.format import number
-from harness.report.statistics import jaccard, kendall, spearman
-from harness.report.trend import linear_trend
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._gradients import top
+from floe_bench.harness.registry import find
+from floe_bench.harness.report.format import number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.ranks import jaccard, kendall, spearman
+from floe_bench.harness.stats.trend import linear_trend
 
 AGREEMENT = ("spearman", "kendall", "jaccard_top_k", "jaccard_picks")
 

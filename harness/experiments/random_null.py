@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._accuracy import accuracy_columns, accuracy_text
-from harness.experiments._shared import accuracy_of, layers_text, nll_of
-from harness.experiments._sweep import grouped, made_table
-from harness.floe import selection
-from harness.report.format import number, percent
-from harness.report.pairing import p_text
-from harness.report.statistics import proportion_at_most
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._accuracy import accuracy_columns, accuracy_text
+from floe_bench.harness.experiments._shared import accuracy_of, layers_text, nll_of
+from floe_bench.harness.experiments._sweep import grouped, made_table
+from floe_bench.harness.floe import selection
+from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.paired import proportion_at_most
 
 NULL, JUDGED = "random_layers", ("floe_layers", "topk_layers")
 

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._sweep import made_table
-from harness.floe.rank_search import RankSearch, search
-from harness.report.format import number, percent
-from harness.report.pairing import p_text
-from harness.report.statistics import Interval, mean_interval, wilson
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._sweep import made_table
+from floe_bench.harness.floe.rank_search import RankSearch, search
+from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.paired import Interval, mean_interval, wilson
 
 METHOD = "grid_rank:step=1"
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Results, Table
-from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._gradients import Floats, picks, scored, top
-from harness.experiments._layer_spread import spread_tables
-from harness.floe.fisher import fisher_diagonal
-from harness.report.format import MISSING, number
-from harness.report.statistics import jaccard, kendall, spearman
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._gradients import Floats, picks, scored, top
+from floe_bench.harness.experiments._layer_spread import spread_tables
+from floe_bench.harness.floe.fisher import fisher_diagonal
+from floe_bench.harness.report.format import MISSING, number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.ranks import jaccard, kendall, spearman
 
 AGREEMENT = ("spearman", "kendall", "jaccard_top_k", "jaccard_picks", "spearman_shallow", "spearman_deep")
 LEAST_HALF = 3

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Cell, Results, Table
-from harness.experiments._gradients import Floats, picks, scored, top
-from harness.floe.fisher import fisher_diagonal
-from harness.report.format import number
-from harness.report.statistics import jaccard, spearman
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._gradients import Floats, picks, scored, top
+from floe_bench.harness.floe.fisher import fisher_diagonal
+from floe_bench.harness.report.format import number
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.ranks import jaccard, spearman
 
 SUBSETS = 100
 """Random subsets of each size: a mean over them is known to within a tenth of their spread."""

@@ -7,13 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import Cell, Record, Results, Stage, Table
-from harness.errors import UsageError
-from harness.experiments._sweep import grouped, made_table
-from harness.report.format import count, number
-from harness.report.pairing import p_text
-from harness.report.trend import linear_trend
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record, Stage
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.experiments._sweep import grouped, made_table
+from floe_bench.harness.report.format import count, number
+from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.stats.trend import linear_trend
 
 METHOD = "layer_scores:scores=fisher+taylor+gradient_norm"
 VARIED = "model.config.num_hidden_layers"

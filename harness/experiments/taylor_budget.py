@@ -10,13 +10,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.contracts import Cell, Record, Results, Table
-from harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
-from harness.experiments._shared import layers_text
-from harness.experiments._sweep import configured_layers, forgetting_of, grouped, made_table, mean, same_seeds
-from harness.floe import selection
-from harness.report.format import number, percent
-from harness.settings import Settings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.experiments._shared import layers_text
+from floe_bench.harness.experiments._sweep import (
+    configured_layers,
+    forgetting_of,
+    grouped,
+    made_table,
+    mean,
+    same_seeds,
+)
+from floe_bench.harness.floe import selection
+from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.spec.settings import Settings
 
 METHOD, VARIED = "floe_layers", "selection.taylor_budget"
 

@@ -1,6 +1,6 @@
 """Variants of the Fisher layer score: labels drawn from the model, and parameters in place of layer masks.
 
-Scorers as in `harness.floe.importance`, of which batches and axes are taken over. All need a model with an active
+Scorers as in `floe.importance`, of which batches and axes are taken over. All need a model with an active
 MoE-LoRA adapter, the pilot. B stands for the stacked experts [B_1 … B_M] of one adapted module, (d_out, M·r).
 """
 
@@ -14,18 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from peft import PeftModel
 from torch import Tensor, nn
 
-from harness.floe.decoder import decoder_layers
-from harness.floe.fisher import fisher_matrix
-from harness.floe.importance import (
-    Batch,
-    Scores,
-    completion_tokens,
-    fisher_gradients,
-    predicts_label,
-    sample_nll,
-    scoring,
-)
-from harness.floe.tuner import MoeLoraLayer
+from floe_bench.harness.floe.decoder import decoder_layers
+from floe_bench.harness.floe.fisher import fisher_matrix
+from floe_bench.harness.floe.importance import Batch, Scores, completion_tokens, fisher_gradients, sample_nll, scoring
+from floe_bench.harness.floe.labels import predicts_label
+from floe_bench.harness.floe.tuner import MoeLoraLayer
 
 MAX_PARAMETERS = 4096
 

@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from harness.floe.decoder import base_weights, decoder_layers
-from harness.floe.fisher import layer_gradients
-from harness.floe.tuner import layer_masks
+from floe_bench.harness.floe.decoder import base_weights, decoder_layers
+from floe_bench.harness.floe.fisher import layer_gradients
+from floe_bench.harness.floe.labels import predicts_label
+from floe_bench.harness.floe.tuner import layer_masks
 
 Batch = Mapping[str, Tensor]
 Scores = dict[str, NDArray]
-
-NO_LOSS = -100
 
 
 def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
@@ -131,11 +130,6 @@ def weight_magnitude(model: nn.Module, batches: Sequence[Batch]) -> Scores:
         return total / sum(weight.numel() for weight in weights)
 
     return {"magnitude": np.array([mean_magnitude(base_weights(layer)) for layer in decoder_layers(model)])}
-
-
-def predicts_label(batch: Batch) -> Tensor:
-    """(B, T) bool: the positions whose next token carries a label."""
-    return F.pad(batch["labels"][:, 1:] != NO_LOSS, (0, 1), value=False)
 
 
 def completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:

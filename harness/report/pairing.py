@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.contracts import Record, Results
-from harness.report.format import MISSING
-from harness.report.statistics import SeedComparison, compare_over_seeds, compare_right
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.format import MISSING
+from floe_bench.harness.stats.paired import SeedComparison, compare_over_seeds, compare_right
 
 Pairs = Sequence[tuple[Record, Record]]
 """Two sides' records, one pair a seed."""

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from harness.contracts import Table
-from harness.files import write_json, write_text
+from floe_bench.harness.contracts.tables import Table
+from floe_bench.harness.files import write_json, write_text
 
 SUFFIXES = (".md", ".csv", ".tex", ".json")
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from harness.contracts import EvaluationInputs, Score, Scored
-from harness.errors import UsageError
+from floe_bench import EvaluationInputs, Score, Scored, UsageError
 
 COLUMNS = {"subject": str, "question": str, "choices": list, "answer": int}
 

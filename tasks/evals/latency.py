@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import EvaluationInputs, Row, Score, Scored
+from floe_bench import EvaluationInputs, Row, Score, Scored
 
 ROWS, REPEATS = 4, 12
 """Rows of the first mix in one batch; timed readings, after one that is not counted."""

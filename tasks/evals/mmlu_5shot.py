@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.contracts import EvaluationInputs, Scored
-from tasks.evals import _mmlu
+from floe_bench import EvaluationInputs, Scored
+from floe_bench.tasks.evals import _mmlu
 
 
 def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:

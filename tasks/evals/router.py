@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.contracts import EvaluationInputs, Row, Score, Scored
+from floe_bench import EvaluationInputs, Row, Score, Scored
 
 ROWS = 2
 """Validation rows read of each mix: hundreds of tokens, each a draw of the gate."""
@@ -24,8 +24,8 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     max_gate is the mean over modules of the largest share of one expert (1/M if even), entropy that of the
     tokens' mean entropy.
     """
-    from harness.floe.tuner.gates import gate_statistics
-    from harness.floe.tuner.layer import MoeLoraLayer
+    from floe_bench.harness.floe.tuner.gates import gate_statistics
+    from floe_bench.harness.floe.tuner.layer import MoeLoraLayer
 
     start = time.perf_counter()
     if not any(isinstance(module, MoeLoraLayer) and module.moe_lora_router for module in inputs.model.modules()):

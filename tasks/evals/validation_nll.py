@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from harness.contracts import EvaluationInputs, Row, Score, Scored
+from floe_bench import EvaluationInputs, Row, Score, Scored
 
 
 def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.contracts import Row, RowSource
+from floe_bench import Row, RowSource
 
 HUB_FILES = ["cot_zs_noopt_train.jsonl.gz", "niv2_zs_noopt_train.jsonl.gz"]
 PUBLISHED_SIZE = (35_040, 135)  # rows, mean tokens of prompt and completion: for planning without the data

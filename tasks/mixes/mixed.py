@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.contracts import Row, RowSource
+from floe_bench import Row, RowSource
 
 PARTS = ("dolly", "flanv2", "medical", "code")
 PUBLISHED_SIZE = (75_525, 142)  # rows, mean tokens of prompt and completion: for planning without the data

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.contracts import Row, RowSource
+from floe_bench import Row, RowSource
 
 PUBLISHED_SIZE = (3_249, 250)  # rows, mean tokens of prompt and completion: for planning without the data
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import profiles
-from harness.contracts import OWN_ROWS, MethodInputs
+from floe_bench.harness.contracts.inputs import MethodInputs
+from floe_bench.harness.contracts.plan import OWN_ROWS
+from floe_bench.harness.spec import profiles
 
 N, L = 40, 6
 

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from baselines import allotted_experts
-from baselines._stages import moe_lora
-from harness import models, preflight, profiles
-from harness.contracts import AdapterPlan, Options
+from floe_bench.baselines import allotted_experts
+from floe_bench.baselines._stages import moe_lora
+from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.model import adapters, parameters
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.options import Options
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def adapted(arrays, made_inputs):
     arrays["fisher_gradients"]["G"] = G
     plan = allotted_experts.plan(inputs, Options())
     settings = profiles.load("tiny", {"model.config.num_hidden_layers": 12}).model
-    return inputs, plan, models.on_meta(settings)
+    return inputs, plan, base_model.on_meta(settings)
 
 
 def test_the_adapter_has_the_allotted_experts_on_each_layer(adapted):
@@ -58,7 +61,7 @@ def test_the_adapter_has_the_allotted_experts_on_each_layer(adapted):
     _, plan, model = adapted
     allotted = plan.details["experts"]
     assert allotted[1] > allotted[10] > allotted[11] == allotted[0] == 1 and sum(allotted) == 4 * 12
-    wrapped = preflight.wrap(model, plan.peft_config, float32=True)
+    wrapped = adapters.wrap(model, plan.peft_config, float32=True)
     built = {}
     for name, module in wrapped.named_modules():
         if hasattr(module, "num_experts"):
@@ -70,8 +73,8 @@ def test_the_adapter_has_the_allotted_experts_on_each_layer(adapted):
 def test_the_parameters_are_those_of_uniform_experts_less_the_routers_of_single_ones(adapted):
     """Per expert and module r d_out + d_in; a layer with one expert has no router, of d_in weights."""
     inputs, plan, model = adapted
-    uniform = preflight.trainable_names(model, AdapterPlan("adapter", moe_lora(inputs)))
-    allotted = preflight.trainable_names(model, plan)
+    uniform = parameters.trainable_names(model, AdapterPlan("adapter", moe_lora(inputs)))
+    allotted = parameters.trainable_names(model, plan)
     single = sum(count == 1 for count in plan.details["experts"])
     assert single == 10
     assert sum(uniform.values()) - sum(allotted.values()) == single * (16 + 16 + 24)

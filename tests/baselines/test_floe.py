@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.errors import UsageError
-from harness.floe.rank_search import halving_search, search
-from harness.registry import find, parse_method
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.floe.rank_search import halving_search, search
+from floe_bench.harness.registry import find, parse_method
 
 SEARCH = {"search__r_min": 2, "search__r_max": 16, "search__trials": 30}
 

@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from harness.contracts import Sample
-from harness.errors import UsageError
-from harness.registry import parse_method
+from floe_bench.harness.contracts.plan import Sample
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.registry import parse_method
 
 K, L = 3, 6
 

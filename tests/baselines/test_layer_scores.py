@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.contracts import Sample
-from harness.errors import UsageError
-from harness.registry import parse_method
+from floe_bench.harness.contracts.plan import Sample
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.registry import parse_method
 
 ALL = "fisher+taylor+gradient_norm+weight_magnitude+true_fisher+parameter_diagonal"
 

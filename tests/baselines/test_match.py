@@ -2,17 +2,17 @@
 
 import pytest
 
-from baselines._match import TOLERANCE, matched_rank
-from harness import profiles
-from harness.contracts import Cell
-from harness.errors import UsageError
-from harness.inputs import Inputs
-from harness.keys import cell_identity
-from harness.planning import DryInputs, dry_plan, plan_cell
-from harness.registry import parse_method
-from harness.run import run_cell
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.baselines._match import TOLERANCE, matched_rank
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.registry import parse_method
+from floe_bench.harness.run.cell import run_cell
+from floe_bench.harness.run.dry_run import DryInputs, dry_plan, plan_cell
+from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.method_inputs import Inputs
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
 
 MATCHED = ("lora", "hydralora", "random_layers", "topk_layers:score=last")
 WIDE = {
@@ -22,9 +22,9 @@ WIDE = {
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Workbench:
+def bench(tmp_path_factory) -> Session:
     folder = tmp_path_factory.mktemp("results")
-    return Workbench(profiles.load("tiny", WIDE), Store(folder, "tiny"), progress=lambda text: None)
+    return Session(profiles.load("tiny", WIDE), Store(folder, "tiny"), progress=lambda text: None)
 
 
 def cell(method: str) -> Cell:
@@ -34,7 +34,7 @@ def cell(method: str) -> Cell:
 class Wants(DryInputs):
     """Inputs to which any other method plans `target` parameters."""
 
-    def __init__(self, bench: Workbench, method: str, target: int):
+    def __init__(self, bench: Session, method: str, target: int):
         super().__init__(bench, cell(method))
         self.target = target
 
@@ -42,7 +42,7 @@ class Wants(DryInputs):
         return self.target
 
 
-def planned(bench: Workbench, method: str, target: int):
+def planned(bench: Session, method: str, target: int):
     ref = parse_method(f"{method}:match=floe")
     return ref.plugin.load().plan(Wants(bench, method, target), ref.options)
 
@@ -136,13 +136,13 @@ def test_a_plan_spans_the_ranks_of_a_search_that_was_not_made(bench, method):
 @pytest.mark.slow
 def test_a_run_matches_what_floe_trains_and_is_not_charged_for_its_search(tmp_path):
     """Also where the matched method has not been run: its search is made, kept, and charged to it alone."""
-    bench = Workbench(profiles.load("tiny", WIDE), Store(tmp_path, "tiny"), progress=lambda text: None)
+    bench = Session(profiles.load("tiny", WIDE), Store(tmp_path, "tiny"), progress=lambda text: None)
     matched = cell("hydralora:match=floe")
-    record = run_cell(bench, matched, cell_identity(bench, matched))
+    record = run_cell(bench, matched, identity_of(bench, matched))
     assert record.status == "ok", record.error
     assert record.stages["planning"] == [] and record.plan["cost_by_kind"] == {}
     assert (record.planning_cost.seconds, record.planning_cost.tokens) == (0, 0)
-    floe = run_cell(bench, cell("floe"), cell_identity(bench, cell("floe")))
+    floe = run_cell(bench, cell("floe"), identity_of(bench, cell("floe")))
     assert floe.planning_cost.tokens > 0
     assert record.plan["details"]["match"]["target"] == floe.plan["trainable_parameters"]
     inputs = Inputs(bench, matched, {})

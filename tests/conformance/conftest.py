@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import profiles
-from harness.contracts import Cell, Record
-from harness.keys import cell_identity
-from harness.run import run_cell
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.run.cell import run_cell
+from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
 
 
 @dataclass
@@ -20,20 +21,20 @@ class Ran:
     """A finished cell, where it was run, and the base model's weights before it."""
 
     record: Record
-    bench: Workbench
+    bench: Session
     cell: Cell
     base_before: dict
 
 
-def tiny_bench(results: Path) -> Workbench:
+def tiny_bench(results: Path) -> Session:
     settings = profiles.load("tiny", {"mixes": ["dolly"]})
-    return Workbench(settings, Store(results, "tiny"), progress=lambda text: None)
+    return Session(settings, Store(results, "tiny"), progress=lambda text: None)
 
 
-def run_once(bench: Workbench, method: str) -> Ran:
+def run_once(bench: Session, method: str) -> Ran:
     cell = Cell(method=method, mix="dolly", seed=0)
     before = {name: tensor.clone() for name, tensor in bench.base.state_dict().items()}
-    return Ran(run_cell(bench, cell, cell_identity(bench, cell)), bench, cell, before)
+    return Ran(run_cell(bench, cell, identity_of(bench, cell)), bench, cell, before)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ import math
 
 import pytest
 
-from harness import registry
-from harness.contracts import AdapterPlan, Score
-from harness.errors import UsageError
-from harness.scoring import Evaluating
-from harness.stages import run_evaluations
-from harness.store import read_items
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.run.evaluation_inputs import Evaluating
+from floe_bench.harness.run.stages import run_evaluations
+from floe_bench.harness.store.folder import read_items
 
 from .conftest import tiny_bench
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from harness import profiles, registry
-from harness.contracts import Cell
-from harness.report import tables
-from harness.results import StoredResults
-from harness.store import Store
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.report import tables
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
+from floe_bench.harness.store.results import StoredResults
 
 
 @pytest.fixture(params=sorted(registry.plugins("experiment")))

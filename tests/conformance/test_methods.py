@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from harness import registry
-from harness.contracts import Cell
-from harness.files import digest
-from harness.grid import run_grid
-from harness.keys import cell_identity
-from harness.planning import plan_cell
-from harness.progress import Progress
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.files import digest
+from floe_bench.harness.run.dry_run import plan_cell
+from floe_bench.harness.run.grid import run_grid
+from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.progress import Progress
 
 METHODS = sorted(registry.plugins("method"))
 
@@ -85,7 +85,7 @@ def test_is_charged_for_all_that_it_asked_for(method, ran):
 @pytest.mark.slow
 def test_is_not_run_twice(method, ran):
     run = ran(method)
-    identity = cell_identity(run.bench, run.cell)
+    identity = identity_of(run.bench, run.cell)
     assert digest(identity) == run.record.key
     outcome = run_grid(run.bench, [run.cell], Progress())
     assert (outcome.ran, outcome.skipped) == (0, 1)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from harness import registry
-from harness.contracts import Row
-from harness.settings import DataSettings
-from harness.sources import open_source
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.rows import Row
+from floe_bench.harness.data.sources import open_source
+from floe_bench.harness.spec.settings import DataSettings
 
 
 @pytest.fixture(params=sorted(registry.plugins("mix")))

@@ -2,11 +2,12 @@
 
 import pytest
 
-from harness import models, profiles
-from harness.contracts import Record
-from harness.data import Example, encode
-from harness.settings import Settings
-from harness.sources import open_source
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.data.sources import open_source
+from floe_bench.harness.data.tokens import Example, encode
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
 
 from .records import record
 
@@ -19,14 +20,14 @@ def tiny_settings() -> Settings:
 @pytest.fixture
 def tiny(tiny_settings):
     """(model, tokenizer), fresh for each test."""
-    return models.load(tiny_settings.model)
+    return base_model.load(tiny_settings.model)
 
 
 @pytest.fixture(scope="session")
 def tiny_examples(tiny_settings) -> list[Example]:
     """Twenty code rows of different lengths, up to 200 bytes."""
     rows = sorted(open_source(tiny_settings.data).mix("code"), key=lambda row: len(row.prompt + row.completion))[:20]
-    return encode(rows, models.byte_tokenizer(), "alpaca", 200)
+    return encode(rows, base_model.byte_tokenizer(), "alpaca", 200)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import profiles
-from harness.contracts import Cell, Cost, Record, Score
-from harness.experiments import main
-from harness.results import StoredResults
-from harness.store import Store
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Cost, Record
+from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.experiments import main
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
+from floe_bench.harness.store.results import StoredResults
 
 SETTINGS = profiles.load("tiny", {"methods": ["full", "floe"], "mixes": ["dolly"], "seeds": 3})
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from harness import files
+from floe_bench.harness import files
 
 
 def names_in(folder):

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 
-from harness import registry
-from harness.errors import UsageError
-from harness.registry import Kind, find, parse_method, plugins
+from floe_bench.harness import registry
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.registry import Kind, find, parse_method, plugins
 
 ROOT = Path(__file__).parents[2]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -20,7 +20,7 @@ FOLDERS: dict[Kind, str] = {
     "mix": "tasks/mixes",
     "evaluation": "tasks/evals",
     "experiment": "harness/experiments",
-    "benchmark": "harness/bench",
+    "benchmark": "harness/benchmarks",
 }
 
 METHOD = '''"""A method of tests.
@@ -30,7 +30,7 @@ More of it.
 
 from pydantic import Field, model_validator
 
-from harness.contracts import Options as Base
+from floe_bench import Options as Base
 
 
 class Options(Base):
@@ -58,10 +58,11 @@ def fresh():
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty project: the plugins' folders and nothing in them."""
+    package = tmp_path / "floe_bench"
     for folder in FOLDERS.values():
-        (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
-    return tmp_path
+        (package / folder).mkdir(parents=True)
+    monkeypatch.setattr(registry, "PACKAGE", package)
+    return package
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def demo(tmp_path, monkeypatch):
     package = tmp_path / "demo_methods"
     package.mkdir()
     (package / "demo.py").write_text(METHOD)
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "PACKAGE", package)
     monkeypatch.setitem(registry.PACKAGES, "method", "demo_methods")
     monkeypatch.syspath_prepend(tmp_path)
     yield package
@@ -92,7 +93,9 @@ def install(folder: Path, name: str, points: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_plugin_file_is_found(kind):
-    files = {path for path in (ROOT / FOLDERS[kind]).iterdir() if path.suffix == ".py" and path.name[0] != "_"}
+    files = {
+        path for path in (ROOT / "floe_bench" / FOLDERS[kind]).iterdir() if path.suffix == ".py" and path.name[0] != "_"
+    }
     assert files
     assert {plugin.file for plugin in plugins(kind).values()} == files
     for name, plugin in plugins(kind).items():
@@ -149,7 +152,7 @@ def test_two_of_one_name_fail_with_both_files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError) as caught:
         plugins("mix")
-    assert str(ROOT / "tasks" / "mixes" / "dolly.py") in str(caught.value)
+    assert str(ROOT / "floe_bench" / "tasks" / "mixes" / "dolly.py") in str(caught.value)
     assert str(tmp_path / "foreign_plugin.py") in str(caught.value)
 
 
@@ -201,7 +204,7 @@ def test_listing_loads_no_plugin_and_no_heavy_library():
     program = """
 import json, sys
 from typing import get_args
-from harness import registry
+from floe_bench.harness import registry
 for kind in get_args(registry.Kind):
     for plugin in registry.plugins(kind).values():
         plugin.description, plugin.options

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import split_mix, split_text
-from harness.profiles import load
-from harness.sources import EMBEDDED, FolderSource
+from floe_bench.harness.data.mixes import split_mix, split_text
+from floe_bench.harness.data.sources import EMBEDDED, FolderSource
+from floe_bench.harness.spec.profiles import load
 
 MIXES = ("dolly", "flanv2", "medical", "code")
 COLUMNS = {

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from harness import registry
-from harness.contracts import Row
-from harness.errors import UsageError
-from harness.sources import FolderSource
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.rows import Row
+from floe_bench.harness.data.sources import FolderSource
+from floe_bench.harness.errors import UsageError
 
 
 class Raw:

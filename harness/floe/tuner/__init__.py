@@ -1,6 +1,6 @@
 """MoE-LoRA (HydraLoRA, arXiv 2404.19245) as a PEFT method, registered with PEFT under the key "MOE_LORA".
 
-After `import harness.floe.tuner`, `peft.get_peft_model(model, MoeLoraConfig(...))`, `save_pretrained` and
+After `import floe_bench.harness.floe.tuner`, `peft.get_peft_model(model, MoeLoraConfig(...))`, `save_pretrained` and
 `PeftModel.from_pretrained` work as with any method of PEFT's own.
 """
 

@@ -11,7 +11,7 @@ import pkgutil
 from dataclasses import dataclass
 from types import ModuleType
 
-from harness.contracts import Results
+from floe_bench.harness.contracts.tables import Results
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from harness.contracts import Results
-from harness.report.checks import Finding
-from harness.report.statistics import Interval, wilson
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
+from floe_bench.harness.stats.paired import Interval, wilson
 
 NUMBER = 6
 

@@ -14,8 +14,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from harness.contracts import Record, Results
-from harness.report.checks import Finding
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
 
 NUMBER = 10
 

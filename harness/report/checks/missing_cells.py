@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from harness.contracts import Cell, Results
-from harness.report.checks import Finding
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
 
 NUMBER = 8
 

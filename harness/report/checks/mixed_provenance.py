@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from harness.contracts import Results
-from harness.report.checks import Finding
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
 
 NUMBER = 11
 

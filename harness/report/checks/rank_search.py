@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.contracts import Record, Results
-from harness.report.checks import Finding
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
 
 NUMBER = 4
 

@@ -18,9 +18,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.contracts import Record, Results
-from harness.report.checks import Finding
-from harness.report.statistics import jaccard, spearman, top_k
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.report.checks import Finding
+from floe_bench.harness.stats.ranks import jaccard, spearman, top_k
 
 NUMBER = 1
 

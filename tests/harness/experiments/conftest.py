@@ -10,15 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import profiles
-from harness.contracts import Arrays, Cell, Record, Score, Stage, Table
-from harness.grid import run_grid
-from harness.progress import Progress
-from harness.report import tables
-from harness.results import StoredResults
-from harness.settings import Settings
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.record import Record, Stage
+from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.contracts.tables import Table
+from floe_bench.harness.report import tables
+from floe_bench.harness.run.grid import run_grid
+from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store.folder import Store
+from floe_bench.harness.store.results import StoredResults
 
 
 @dataclass
@@ -111,7 +115,7 @@ def ran_experiment() -> Callable[..., tuple[StoredResults, list[Table]]]:
     def run(experiment: ModuleType, folder: Path, **overrides: Any) -> tuple[StoredResults, list[Table]]:
         settings = profiles.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()})
         store, cells = Store(folder, "tiny"), experiment.cells(settings)
-        outcome = run_grid(Workbench(settings, store, lambda text: None), cells, Progress())
+        outcome = run_grid(Session(settings, store, lambda text: None), cells, Progress())
         assert outcome.failed == 0
         results = StoredResults(store, settings, cells, outcome.keys)
         made = experiment.tables(results)

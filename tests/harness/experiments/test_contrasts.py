@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.contracts import Cell
-from harness.experiments import cross_domain
-from harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import cross_domain
+from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
 
 RISE = np.array([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2])
 

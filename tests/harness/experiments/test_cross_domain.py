@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.contracts import Cell
-from harness.experiments import cross_domain
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import cross_domain
 
 RISE = np.array([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2])
 

@@ -5,9 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from harness import profiles
-from harness.contracts import Cell, Score
-from harness.experiments import experts
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.experiments import experts
+from floe_bench.harness.spec import profiles
 
 EVALS = ("eval.evals", "mmlu_0shot,validation_nll,router,latency")
 

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import registry, stages
-from harness.contracts import OWN_ROWS
-from harness.experiments import fisher_blocks
-from harness.floe.fisher_ablations import adapter_fisher, mask_fisher
-from harness.floe.selection import objective
-from harness.inputs import calibration_rows
-from harness.store import read_arrays
-from harness.workbench import Workbench
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.plan import OWN_ROWS
+from floe_bench.harness.experiments import fisher_blocks
+from floe_bench.harness.floe.fisher_ablations import adapter_fisher, mask_fisher
+from floe_bench.harness.floe.selection import objective
+from floe_bench.harness.run import stages
+from floe_bench.harness.run.method_inputs import calibration_rows
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.store.folder import read_arrays
 
 
 def test_cells_have_canonical_names_and_one_for_each_criterion(made):
@@ -107,7 +108,7 @@ def test_for_real(ran_experiment, tmp_path: Path):
 
     record = results.records[0]
     pilot = next(stage for stage in results.stages(record) if stage.kind == "training")
-    bench = Workbench(results.settings, results.store, lambda text: None)
+    bench = Session(results.settings, results.store, lambda text: None)
     rows = calibration_rows(bench, record.cell, "task", OWN_ROWS)
     stage = stages.run_measure(bench, adapter_fisher, {}, rows, pilot)
     whole = read_arrays(results.store.stage_folder("measure", stage.identity) / "arrays.safetensors")

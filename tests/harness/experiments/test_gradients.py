@@ -1,7 +1,7 @@
 """Ranks, top layers and picks, by hand."""
 
-from harness import profiles
-from harness.experiments import _gradients
+from floe_bench.harness.experiments import _gradients
+from floe_bench.harness.spec import profiles
 
 
 def test_rank_1_is_the_highest_score_and_ties_go_to_the_lower_layer():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from harness import profiles
-from harness.contracts import Cell, TrainOutcome
-from harness.experiments import layer_fraction
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import TrainOutcome
+from floe_bench.harness.experiments import layer_fraction
+from floe_bench.harness.spec import profiles
 
 
 def cell(fraction: float, seed: int = 0) -> Cell:

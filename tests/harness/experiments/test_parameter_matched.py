@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.contracts import Cell
-from harness.experiments import parameter_matched
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import parameter_matched
 
 RISE = np.array([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2])
 

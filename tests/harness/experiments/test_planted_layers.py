@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from harness import profiles, registry
-from harness.experiments import planted_layers
-from harness.experiments.planted_layers import FIRST_SEED, N_LAYERS, Condition
-from harness.grid import run_grid
-from harness.progress import Progress
-from harness.store import Store
-from harness.workbench import Workbench
+from floe_bench.harness import registry
+from floe_bench.harness.experiments import planted_layers
+from floe_bench.harness.experiments.planted_layers import FIRST_SEED, N_LAYERS, Condition
+from floe_bench.harness.run.grid import run_grid
+from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
 
 BASE = Condition(planted=2, noise=0.0, samples=128)
 
@@ -154,7 +155,7 @@ def test_the_pipeline_recovers_the_planted_layers_and_random_does_not(ran_experi
     short = {"search.trials": 2, "search.probe_rows": 16, "search.probe_validation_rows": 8}
     whole = cell.model_copy(update={"method": "floe", "varied": (*cell.varied, *short.items())})
     store = Store(tmp_path, "tiny")
-    outcome = run_grid(Workbench(results.settings, store, lambda text: None), [whole], Progress())
+    outcome = run_grid(Session(results.settings, store, lambda text: None), [whole], Progress())
     record = store.record(whole, outcome.keys[whole])
     assert record is not None and record.status == "ok", record
     assert tuple(record.plan["layers"]) == BASE.layers(FIRST_SEED)

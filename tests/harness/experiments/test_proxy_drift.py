@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import registry
-from harness.experiments import proxy_drift
+from floe_bench.harness import registry
+from floe_bench.harness.experiments import proxy_drift
 
 RISE = np.array([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2])
 

@@ -5,9 +5,9 @@ from itertools import combinations
 import pytest
 from scipy.stats import binomtest
 
-from harness import profiles
-from harness.contracts import Cell
-from harness.experiments import random_null
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import random_null
+from floe_bench.harness.spec import profiles
 
 FISHER = [4.0, 1.0, 3.0, 2.0, 7.0]
 

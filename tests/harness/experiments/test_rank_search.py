@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import friedmanchisquare
 
-from harness import profiles
-from harness.contracts import Cell
-from harness.experiments import rank_search
-from harness.floe.rank_search import Trial, exhaustive, search
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import rank_search
+from floe_bench.harness.floe.rank_search import Trial, exhaustive, search
+from floe_bench.harness.spec import profiles
 
 CURVE = {2: 1.5, 3: 1.2, 4: 1.0, 5: 1.1, 6: 1.4}
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import profiles, registry
-from harness.experiments import _layer_spread, ranking_stability
-from harness.experiments.ranking_stability import Condition
+from floe_bench.harness import registry
+from floe_bench.harness.experiments import _layer_spread, ranking_stability
+from floe_bench.harness.experiments.ranking_stability import Condition
+from floe_bench.harness.spec import profiles
 
 T = np.ones(8)
 

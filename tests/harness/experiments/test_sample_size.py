@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.experiments import sample_size
-from harness.floe.fisher import fisher_diagonal
+from floe_bench.harness.experiments import sample_size
+from floe_bench.harness.floe.fisher import fisher_diagonal
 
 N, L = 16, 4
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from harness import profiles
-from harness.contracts import Cost, Stage
-from harness.errors import UsageError
-from harness.experiments import scoring_cost
-from harness.report.format import MISSING
+from floe_bench.harness.contracts.record import Cost, Stage
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.experiments import scoring_cost
+from floe_bench.harness.report.format import MISSING
+from floe_bench.harness.spec import profiles
 
 
 def timed(made, cost, repeats=(1.0, 1.2, 1.1)):
@@ -17,7 +17,7 @@ def timed(made, cost, repeats=(1.0, 1.2, 1.1)):
             depth, factor = len(record.plan["details"]["fisher"]), repeats[record.cell.seed]
             return [
                 Stage(
-                    kind="measure", key=scorer, identity={"scorer": f"harness.floe.importance.{scorer}"},
+                    kind="measure", key=scorer, identity={"scorer": f"floe_bench.harness.floe.importance.{scorer}"},
                     cost=Cost(seconds=factor * cost(depth), tokens=100),
                 )
                 for scorer in scoring_cost.SCORERS

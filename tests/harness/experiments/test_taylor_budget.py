@@ -5,10 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from harness import profiles
-from harness.contracts import Cell
-from harness.experiments import taylor_budget
-from harness.floe import selection
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.experiments import taylor_budget
+from floe_bench.harness.floe import selection
+from floe_bench.harness.spec import profiles
 
 FISHER, TAYLOR = [4.0, 1.0, 3.0, 2.0], [0.4, 0.1, 0.3, 0.2]
 

@@ -18,7 +18,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from harness.floe.tuner import MoeLoraConfig
+from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 ARCHITECTURES: dict[str, tuple] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),

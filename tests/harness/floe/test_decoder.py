@@ -3,8 +3,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from harness.floe.decoder import base_weights, decoder_layers
-from harness.floe.tuner import MoeLoraConfig
+from floe_bench.harness.floe.decoder import base_weights, decoder_layers
+from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 # PEFT 0.21 reads it; transformers 5 has renamed it.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

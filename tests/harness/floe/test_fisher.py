@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, layer_gradients
+from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, layer_gradients
 
 
 def test_layer_gradients_sum_over_modules():

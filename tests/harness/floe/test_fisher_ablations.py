@@ -5,15 +5,15 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from harness.floe.fisher import fisher_matrix
-from harness.floe.fisher_ablations import (
+from floe_bench.harness.floe.fisher import fisher_matrix
+from floe_bench.harness.floe.fisher_ablations import (
     adapter_fisher,
     mask_fisher,
     parameter_diagonal,
     true_fisher_gradients,
 )
-from harness.floe.importance import fisher_gradients
-from harness.floe.tuner import MoeLoraConfig
+from floe_bench.harness.floe.importance import fisher_gradients
+from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

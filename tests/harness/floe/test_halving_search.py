@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from harness.floe.rank_search import STUDY_NAME, halving_search, search
+from floe_bench.harness.floe.rank_search import STUDY_NAME, halving_search, search
 
 SHARES = (0.25, 0.5, 1.0)
 

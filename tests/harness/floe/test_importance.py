@@ -5,9 +5,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from harness.floe.fisher import layer_gradients
-from harness.floe.importance import fisher_gradients
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
+from floe_bench.harness.floe.fisher import layer_gradients
+from floe_bench.harness.floe.importance import fisher_gradients
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import harness.floe.rank_search as rank_search
-from harness.floe.rank_search import RankSearch, Trial, exhaustive, search
+import floe_bench.harness.floe.rank_search as rank_search
+from floe_bench.harness.floe.rank_search import RankSearch, Trial, exhaustive, search
 
 ROOT = Path(rank_search.__file__).parents[2]
 
@@ -95,7 +95,7 @@ def test_a_longer_search_continues_a_shorter_one(storage):
 
 KILLED_IN_TRAINING = """
 import os, signal, sys
-from harness.floe.rank_search import search
+from floe_bench.harness.floe.rank_search import search
 
 calls = 0
 
@@ -240,6 +240,6 @@ def test_optuna_is_quiet_and_its_level_stays(storage):
 
 
 def test_importing_the_module_does_not_import_optuna():
-    code = "import sys, harness.floe.rank_search; sys.exit('optuna' in sys.modules)"
+    code = "import sys, floe_bench.harness.floe.rank_search; sys.exit('optuna' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert ran.returncode == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from harness.floe.selection import Selection, max_layers, objective, select
+from floe_bench.harness.floe.selection import Selection, max_layers, objective, select
 
 
 def loss(fisher, layers):

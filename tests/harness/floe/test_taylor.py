@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from harness.floe.decoder import decoder_layers
-from harness.floe.importance import fisher_gradients, gradient_norm, taylor, weight_magnitude
-from harness.floe.tuner import MoeLoraConfig
+from floe_bench.harness.floe.decoder import decoder_layers
+from floe_bench.harness.floe.importance import fisher_gradients, gradient_norm, taylor, weight_magnitude
+from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -1,4 +1,4 @@
-"""The true Fisher of `harness.floe.fisher_ablations`, against sums over the whole vocabulary."""
+"""The true Fisher of `floe.fisher_ablations`, against sums over the whole vocabulary."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 from peft import get_peft_model
 from scipy import stats
 
-from harness.floe.fisher import fisher_diagonal, fisher_matrix
-from harness.floe.fisher_ablations import true_fisher_gradients
-from harness.floe.importance import fisher_gradients
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
+from floe_bench.harness.floe.fisher import fisher_diagonal, fisher_matrix
+from floe_bench.harness.floe.fisher_ablations import true_fisher_gradients
+from floe_bench.harness.floe.importance import fisher_gradients
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

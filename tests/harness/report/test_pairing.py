@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.contracts import Record
-from harness.report import pairing
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.report import pairing
 
 from ..records import MadeResults, record
 

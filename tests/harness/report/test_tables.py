@@ -8,9 +8,9 @@ import statistics
 import pandas as pd
 import pytest
 
-from harness.experiments import main
-from harness.report import tables
-from harness.report.format import MISSING, mean_sd, megabytes, number, percent
+from floe_bench.harness.experiments import main
+from floe_bench.harness.report import tables
+from floe_bench.harness.report.format import MISSING, mean_sd, megabytes, number, percent
 
 from ..records import SETTINGS, MadeResults, record
 

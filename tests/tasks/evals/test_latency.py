@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness import profiles
-from harness.contracts import Row
-from tasks.evals import latency
+from floe_bench.harness.contracts.rows import Row
+from floe_bench.harness.spec import profiles
+from floe_bench.tasks.evals import latency
 
 
 class Clocked:

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.contracts import Score, Scored
-from harness.errors import UsageError
-from tasks.evals import _mmlu, mmlu_0shot, mmlu_5shot, mmlu_continuation
+from floe_bench.harness.contracts.score import Score, Scored
+from floe_bench.harness.errors import UsageError
+from floe_bench.tasks.evals import _mmlu, mmlu_0shot, mmlu_5shot, mmlu_continuation
 
 
 class Rows:

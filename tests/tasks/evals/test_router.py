@@ -9,19 +9,21 @@ import pytest
 import torch
 from torch import nn
 
-from harness import models, preflight, profiles
-from harness.contracts import Row
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
-from tasks.evals import router
+from floe_bench.harness.contracts.rows import Row
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
+from floe_bench.harness.model import adapters
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.spec import profiles
+from floe_bench.tasks.evals import router
 
 M, LAYERS = 3, (0, 2)
 
 
 def adapted(num_experts: int = M, **config: Any) -> Any:
     """The tiny model with a MoE-LoRA adapter of random weights on the down projections of two layers."""
-    model, _ = models.load(profiles.load("tiny").model)
+    model, _ = base_model.load(profiles.load("tiny").model)
     config = {"r": 2, "target_modules": ["down_proj"], "layers_to_transform": list(LAYERS)} | config
-    wrapped = preflight.wrap(model, MoeLoraConfig(num_experts=num_experts, **config), float32=True)
+    wrapped = adapters.wrap(model, MoeLoraConfig(num_experts=num_experts, **config), float32=True)
     torch.manual_seed(0)
     for name, parameter in wrapped.named_parameters():
         if "moe_lora" in name:

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
 
 TARGETS = ["up_proj"]
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from peft import PeftConfig
 
-from harness.floe.tuner import MoeLoraConfig
+from floe_bench.harness.floe.tuner import MoeLoraConfig
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import binomtest, chisquare
 from torch import nn
 
-from harness.floe.tuner.dropout import LEVELS, Dropout
+from floe_bench.harness.floe.tuner.dropout import LEVELS, Dropout
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])

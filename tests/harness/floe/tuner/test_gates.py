@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.floe.tuner import MoeLoraLinear, gate_statistics
+from floe_bench.harness.floe.tuner import MoeLoraLinear, gate_statistics
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
-from harness.floe.tuner.layer import gates
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
+from floe_bench.harness.floe.tuner.layer import gates
 
 
 def make_layer(d_in: int, d_out: int, r: int, M: int, alpha: float = 8.0, dropout: float = 0.0, fresh=False):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLayer, MoeLoraLinear, layer_masks
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLayer, MoeLoraLinear, layer_masks
 
 
 def masked_layers(model: torch.nn.Module) -> list[Any]:

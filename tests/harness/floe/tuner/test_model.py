@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
+from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLayer
 
 HIDDEN, FEED_FORWARD, LAYERS = 16, 24, 3
 SHAPES = {

@@ -9,7 +9,7 @@ from peft.mapping import (
     get_peft_config,
 )
 
-import harness.floe.tuner as tuner
+import floe_bench.harness.floe.tuner as tuner
 
 TABLES = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING]
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness import profiles
-from harness.contracts import Arrays, Cell, Record, Score, Stage, TrainOutcome
-from harness.report.checks import Finding
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.record import Record, Stage, TrainOutcome
+from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.report.checks import Finding
+from floe_bench.harness.spec import profiles
 
 L = 8
 N_QUESTIONS = 400

@@ -2,7 +2,7 @@
 
 import math
 
-from harness.report.checks import at_chance
+from floe_bench.harness.report.checks import at_chance
 
 from .healthy import fired, score
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.report import checks
-from harness.report.checks import all_checks, router_collapse, run_checks
+from floe_bench.harness.report import checks
+from floe_bench.harness.report.checks import all_checks, router_collapse, run_checks
 
 CHECKS = all_checks()
 

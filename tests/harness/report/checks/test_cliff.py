@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from harness.contracts import Cell
-from harness.report.checks import cliff
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.report.checks import cliff
 
 from .healthy import Run, add, fired, rows_nll
 

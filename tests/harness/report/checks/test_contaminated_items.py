@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from harness.report.checks import contaminated_items
+from floe_bench.harness.report.checks import contaminated_items
 
 from .healthy import fired
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report.checks import exploding_loss
+from floe_bench.harness.report.checks import exploding_loss
 
 from .healthy import PILOT_CURVE, fired, stage, training
 

@@ -1,7 +1,7 @@
 """Missing cells: planted by taking records away."""
 
-from harness.contracts import Cell
-from harness.report.checks import missing_cells
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.report.checks import missing_cells
 
 from .healthy import fired
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report.checks import mixed_provenance
+from floe_bench.harness.report.checks import mixed_provenance
 
 from .healthy import PROVENANCE, fired, stage
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.report.checks import pilot_not_converged
+from floe_bench.harness.report.checks import pilot_not_converged
 
 from .healthy import fired, stage
 

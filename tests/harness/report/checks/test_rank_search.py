@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.report.checks import rank_search
+from floe_bench.harness.report.checks import rank_search
 
 from .healthy import Run, fired
 

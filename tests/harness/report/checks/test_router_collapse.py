@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from harness.report.checks import router_collapse
+from floe_bench.harness.report.checks import router_collapse
 
 from .healthy import fired, router
 

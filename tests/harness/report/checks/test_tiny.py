@@ -2,11 +2,11 @@
 
 import pytest
 
-from harness.cli import main as floe_bench
-from harness.experiments import main
-from harness.report.checks import run_checks
-from harness.results import StoredResults
-from harness.store import Store
+from floe_bench.harness.cli.main import main as floe_bench
+from floe_bench.harness.experiments import main
+from floe_bench.harness.report.checks import run_checks
+from floe_bench.harness.store.folder import Store
+from floe_bench.harness.store.results import StoredResults
 
 EXPLAINED = {
     4: "two or three ranks are searched: one of them is often an edge",

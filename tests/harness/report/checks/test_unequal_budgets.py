@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report.checks import unequal_budgets
+from floe_bench.harness.report.checks import unequal_budgets
 
 from .healthy import fired, training
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.contracts import Cell
-from harness.report.checks import unstable_rankings
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.report.checks import unstable_rankings
 
 from .healthy import L, add, fired, gradients
 

@@ -1,0 +1,87 @@
+"""A results folder of any size: a few cells that were run, copied as records of many other cells."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.experiments import main
+from floe_bench.harness.files import digest, write_json
+from floe_bench.harness.registry import parse_method
+from floe_bench.harness.run.grid import run_grid
+from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.session import Session
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store.folder import Store
+
+PROFILE = "tiny"
+METHODS = ("base", "lora", "random_layers", "floe_layers")
+"""One of each that a grid of many methods repeats with other options."""
+SEEDS = 5
+
+
+def settings_of(n: int) -> Settings:
+    """The profile, with a grid of n cells in two mixes and `SEEDS` seeds; n is a multiple of ten."""
+    count, rest = divmod(n, 2 * SEEDS)
+    if rest or not count:
+        raise ValueError(f"a grid of two mixes and {SEEDS} seeds has a multiple of {2 * SEEDS} cells, not {n}")
+    methods = tuple(parse_method(_method(i)).name for i in range(count))
+    return profiles.load(PROFILE, {"methods": methods, "seeds": SEEDS, "study.reference": methods[-1]})
+
+
+def _method(i: int) -> str:
+    """Another method for every i."""
+    if i == 0:
+        return METHODS[0]
+    number, kind = divmod(i - 1, len(METHODS) - 1)
+    options = (f"lora_alpha={number + 1}", f"draw={number}", f"fisher=block:b={number + 1}")
+    return f"{METHODS[kind + 1]}:{options[kind]}"
+
+
+def run_models(results: Path) -> dict[str, Record]:
+    """Run one cell of each of METHODS; method -> record."""
+    settings = profiles.load(PROFILE, {"methods": METHODS, "mixes": ("dolly",)})
+    store = Store(results, PROFILE)
+    cells = main.cells(settings)
+    with Progress() as progress:
+        outcome = run_grid(Session(settings, store, lambda text: None), cells, progress)
+    if outcome.failed:
+        raise RuntimeError(next(record.error for record in outcome.records if record.error))
+    return {record.cell.method: record for record in outcome.records}
+
+
+def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_in: Store) -> None:
+    """Write a finished record, with stages of its own, of every cell of the settings' main grid."""
+    bench = Session(settings, store, lambda text: None)
+    for cell in main.cells(settings):
+        identity = identity_of(bench, cell)
+        model = models[cell.method.partition(":")[0]]
+        stages = {
+            role: _copied(names, cell, models_in, store)
+            if isinstance(names, str)
+            else [_copied(name, cell, models_in, store) for name in names]
+            for role, names in model.stages.items()
+        }
+        store.write(
+            model.model_copy(update={"cell": cell, "identity": identity, "key": digest(identity), "stages": stages})
+        )
+
+
+def _copied(name: str, cell: Cell, origin: Store, store: Store) -> str:
+    """Copy a stage, without its weights, as one of the cell's own; returns the name of the copy."""
+    kind, _, key = name.rpartition("-")
+    stage = origin.stage(kind, key)
+    assert stage is not None
+    copy = stage.model_copy(update={"key": digest([key, cell.label])})
+    source, target = (s.folder / "stages" / f"{kind}-{k}" for s, k in ((origin, key), (store, copy.key)))
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file() and file.name != "stage.json":
+            shutil.copy(file, target)
+    write_json(target / "stage.json", copy.model_dump(mode="json"))
+    return target.name

@@ -1,0 +1,119 @@
+"""Running benchmarks: their table on the screen, their record on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from floe_bench.harness.benchmarks import Bench, Measurement
+from floe_bench.harness.files import write_json
+from floe_bench.harness.registry import Plugin
+from floe_bench.harness.report.format import MISSING
+from floe_bench.harness.report.tables import to_markdown
+from floe_bench.harness.store.provenance import provenance
+
+FOLDER = "bench"
+VERDICTS = {True: "met", False: "missed", None: MISSING}
+
+
+def unavailable(plugin: Plugin, bench: Bench) -> str | None:
+    """What the benchmark needs and does not have here, as its own `unavailable(bench)` says; None: it can run."""
+    reason = getattr(plugin.load(), "unavailable", None)
+    return reason(bench) if reason else None
+
+
+def run(plugin: Plugin, bench: Bench, results: Path, say: Callable[[str], None]) -> list[Measurement]:
+    """Run one benchmark, write `<results>/bench/<id>.json` when it is through, and return what it measured."""
+    measurements = []
+    for measurement in plugin.load().run(bench):
+        say(f"{plugin.id}  {_in_brief(measurement)}")
+        measurements.append(measurement)
+    record = {
+        "benchmark": plugin.id,
+        "description": plugin.description,
+        "measurements": [_with_ratio(measurement) for measurement in measurements],
+        "provenance": provenance(),
+    }
+    write_json(results / FOLDER / f"{plugin.id}.json", record)
+    return measurements
+
+
+def to_text(title: str, measurements: Sequence[Measurement]) -> str:
+    """The measurements as a Markdown table: medians, ratio with its range over the rounds, target, verdict."""
+    rows = [
+        {
+            "case": m.what,
+            "median": ", ".join(f"{side} {_quantity(median(values), m.unit)}" for side, values in m.values.items()),
+            "ratio": f"{median(m.quotients):.3g}" if m.ratio else MISSING,
+            "rounds": f"{min(m.quotients):.3g} … {max(m.quotients):.3g}" if m.ratio else MISSING,
+            "target": _target(m),
+            "verdict": VERDICTS[m.met],
+        }
+        for m in measurements
+    ]
+    return to_markdown(title, pd.DataFrame(rows), ())
+
+
+def table_of_records(results: Path) -> str:
+    """All records of `<results>/bench` as one Markdown table: benchmark, case, ratio, target, verdict."""
+    rows = []
+    for file in sorted((results / FOLDER).glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        for facts in record["measurements"]:
+            ratio = facts["ratio"]
+            rows.append(
+                {
+                    "benchmark": record["benchmark"],
+                    "case": facts["what"],
+                    "ratio": ratio and f"{ratio['numerator']} / {ratio['denominator']}",
+                    "median": ratio and f"{ratio['median']:.3g}",
+                    "rounds": ratio and f"{ratio['low']:.3g} … {ratio['high']:.3g}",
+                    "target": _target_text(facts["at_most"], facts["at_least"]),
+                    "verdict": VERDICTS[facts["met"]],
+                }
+            )
+    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, missingval=MISSING)
+
+
+def _in_brief(measurement: Measurement) -> str:
+    if not measurement.ratio:
+        return measurement.what
+    return (
+        f"{measurement.what}: {median(measurement.quotients):.3g} "
+        f"(target {_target(measurement)}, {VERDICTS[measurement.met]})"
+    )
+
+
+def _with_ratio(measurement: Measurement) -> dict[str, Any]:
+    """The measurement as JSON, with the median, least and greatest of its ratio."""
+    facts: dict[str, Any] = measurement.model_dump(mode="json") | {"met": measurement.met}
+    if measurement.ratio:
+        numerator, denominator = measurement.ratio
+        quotients = measurement.quotients
+        facts["ratio"] = {"numerator": numerator, "denominator": denominator, "median": median(quotients)}
+        facts["ratio"] |= {"low": min(quotients), "high": max(quotients)}
+    return facts
+
+
+def _target(measurement: Measurement) -> str:
+    return _target_text(measurement.at_most, measurement.at_least)
+
+
+def _target_text(at_most: float | None, at_least: float | None) -> str:
+    if at_most is not None:
+        return f"≤ {at_most:.3g}"
+    return MISSING if at_least is None else f"≥ {at_least:.3g}"
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:,.1f} MB"
+    if unit == "s" and value < 0.1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.4g} {unit}".strip()

@@ -1,0 +1,59 @@
+"""What an experiment reads, and the tables that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from floe_bench.harness.spec.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.record import Record, Stage
+
+
+class Results(Protocol):
+    """What an experiment makes its tables from: finished records and what their stages kept. No model."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def cells(self) -> Sequence[Cell]: ...
+
+    @property
+    def records(self) -> Sequence[Record]: ...
+
+    def find(self, cell: Cell) -> Record | None: ...
+
+    def stages(self, record: Record) -> list[Stage]: ...
+
+    def origins(self, record: Record) -> list[dict[str, Any]]: ...
+
+    def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
+        """What the scorer of that function name measured for the record; None where it measured nothing.
+
+        `parameters` are those it was called with; left out, they may be any. Raises ValueError where the
+        record used several that match.
+        """
+        ...
+
+    def items(self, record: Record, evaluation: str) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `frame` holds numbers (CSV, JSON), `view` text (Markdown, LaTeX); `id` is the file's name.
+
+    records: keys of the records that it was made from.
+    """
+
+    id: str
+    title: str
+    frame: pd.DataFrame
+    view: pd.DataFrame
+    notes: Sequence[str] = ()
+    records: Sequence[str] = ()

@@ -1,0 +1,1 @@
+"""Rows: their sources, splits, tokens, overlap with evaluation items."""

@@ -1,0 +1,123 @@
+"""From a mix's rows to disjoint splits and seeded samples."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, zip_longest
+from typing import Any
+
+from floe_bench.harness.contracts.rows import Row, RowSource
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.files import digest
+from floe_bench.harness.spec.settings import DataSettings, Settings
+
+
+@dataclass(frozen=True)
+class MixData:
+    """A mix, split. `counts`: rows read, and what was dropped and why."""
+
+    train: list[Row]
+    validation: list[Row]
+    counts: dict[str, int]
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the content of both splits."""
+        return digest([[vars(row) for row in part] for part in (self.train, self.validation)])
+
+
+def _fraction_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text's content alone: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _is_validation(text: str, fraction: float) -> bool:
+    """Decided by the prompt alone, so that a row is on the same side in every mix that holds it."""
+    return _fraction_of("split:" + _normalised(text)) < fraction
+
+
+def split_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide which rows a mix has and on which side each lies."""
+    if settings.data.source == "teacher":  # it samples rows from the model, as training will see them
+        return settings.model_dump(include={"data", "model", "adapter"})
+    return settings.data.model_dump(exclude={"pilot_fraction", "calibration_rows", "max_length"})
+
+
+def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
+    """Read a mix and split it by content hash; a cap is spread evenly over the mix's domains.
+
+    Empty completions and exact repeats are dropped and counted. Raises UsageError where rows are too few.
+    """
+    kept: dict[tuple[str, str], Row] = {}
+    counts = {"read": 0, "empty_completion": 0, "repeated": 0}
+    for row in source.mix(name):
+        counts["read"] += 1
+        content = (_normalised(row.prompt), _normalised(row.completion))
+        if not content[1]:
+            counts["empty_completion"] += 1
+            continue
+        counts["repeated"] += content in kept
+        # Of repeats that differ in case or spaces the same one stays, whatever the order they come in.
+        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt, row.completion))
+    train: list[Row] = []
+    validation: list[Row] = []
+    for row in kept.values():
+        (validation if _is_validation(row.prompt, settings.validation_fraction) else train).append(row)
+    counts |= {"train_available": len(train), "validation_available": len(validation)}
+    return MixData(
+        _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows, but data.train_rows"),
+        _capped(
+            validation,
+            settings.validation_rows,
+            f"mix '{name}' has {{}} validation rows, but data.validation_rows",
+        ),
+        counts,
+    )
+
+
+def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], list[Row]]:
+    """Plain text for Taylor importance, and other passages for measuring forgetting.
+
+    Raises UsageError where either side has fewer passages than `pretrain_rows`.
+    """
+    passages = {row.completion: row for row in source.mix("pretrain") if row.completion.strip()}
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for text, row in passages.items():
+        sides[_is_validation(text, 0.5)].append(row)
+    message = "the pre-training text has {} passages on one side of its split, but data.pretrain_rows"
+    calibration, held_out = (_capped(side, settings.pretrain_rows, message) for side in sides)
+    return calibration, held_out
+
+
+def sample(rows: Sequence[Row], n: int, seed: int, purpose: str = "sample") -> list[Row]:
+    """`n` rows without replacement (all, if there are fewer), decided by seed, purpose and content."""
+    return sorted(rows, key=lambda row: _order(row, f"{purpose} {seed}"))[:n]
+
+
+def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list[Row]:
+    """The pilot's share rho of the training rows (METHOD, stage 1)."""
+    return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed, "pilot")
+
+
+def _order(row: Row, salt: str = "order") -> float:
+    return _fraction_of(f"{salt}\0{row.prompt}\0{row.completion}")
+
+
+def _capped(rows: list[Row], n: int | None, message: str) -> list[Row]:
+    """`n` rows (None: all) in content order, taking from the domains in turn."""
+    by_domain: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=_order):
+        by_domain[row.domain].append(row)
+    in_turn = [row for row in chain.from_iterable(zip_longest(*by_domain.values())) if row is not None]
+    if len(in_turn) < (n or 1):
+        raise UsageError(f"{message.format(len(in_turn))} asks for {n or 'at least 1'}: lower it or give more data")
+    return in_turn[:n]

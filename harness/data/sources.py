@@ -1,0 +1,132 @@
+"""Where raw rows come from: the hub, a local folder, or the rows embedded in the project."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from floe_bench.harness import registry
+from floe_bench.harness.contracts.rows import Columns, Row, RowSource
+from floe_bench.harness.errors import UsageError, unknown
+from floe_bench.harness.files import PACKAGE
+from floe_bench.harness.spec.settings import DataSettings
+
+EMBEDDED = PACKAGE / "tasks" / "data"
+
+
+class _Mixes:
+    """Reading a mix by name is the same for every source."""
+
+    def mix(self, name: str) -> Iterable[Row]:
+        """The rows of a mix, read from this source."""
+        return registry.find("mix", name).load().rows(self)
+
+
+class FolderSource(_Mixes):
+    """JSON Lines files, plain or gzip-compressed, in one folder."""
+
+    def __init__(self, folder: Path, kind: Literal["folder", "embedded"] = "folder"):
+        self.kind: Literal["hub", "folder", "embedded", "teacher"] = kind
+        self.folder = folder
+        self.revisions: dict[str, str] = {}
+
+    def read(self, file: str, hub: str, columns: Columns, **_: Any) -> Iterator[dict[str, Any]]:
+        """The rows of `<file>.jsonl` or `<file>.jsonl.gz`.
+
+        Raises UsageError for a missing file or column and for a broken line, with file and line number.
+        """
+        path = self._find(file)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            number = 0
+            try:
+                for number, line in enumerate(lines, 1):
+                    row = json.loads(line.decode())
+                    _check_columns(row, columns, f"{path}, line {number}")
+                    yield row
+            except (ValueError, OSError, EOFError, zlib.error) as error:
+                place = number if isinstance(error, ValueError) else number + 1
+                raise UsageError(f"{path}, line {place}: not a line of JSON in UTF-8 ({error})") from None
+
+    def _find(self, file: str) -> Path:
+        for path in (self.folder / f"{file}.jsonl", self.folder / f"{file}.jsonl.gz"):
+            if path.is_file():
+                return path
+        if not self.folder.is_dir():
+            raise UsageError(f"data folder {self.folder}: there is no such folder")
+        there = sorted(path.name for path in self.folder.glob("*.jsonl*"))
+        raise UsageError(
+            f"data folder {self.folder}: {file}.jsonl or {file}.jsonl.gz is missing; "
+            f"there: {', '.join(there) or 'no *.jsonl* at all'}"
+        )
+
+
+class HubSource(_Mixes):
+    """Datasets of the Hugging Face hub; the commit of each one read is kept in `revisions`."""
+
+    kind: Literal["hub", "folder", "embedded", "teacher"] = "hub"
+
+    def __init__(self, pinned: dict[str, str]):
+        self.pinned = pinned
+        self.revisions: dict[str, str] = {}
+
+    def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterator[dict[str, Any]]:
+        """The rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+
+        revision = self._resolve(hub)
+        options = {"split": "train", **hub_options}
+        try:
+            rows = load_dataset(hub, revision=revision, **options)
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UsageError(f"the hub dataset {hub} cannot be read: {error}") from error
+        for number, row in enumerate(rows, 1):
+            _check_columns(row, columns, f"hub dataset {hub}, row {number}")
+            yield dict(row)
+
+    def _resolve(self, hub: str) -> str:
+        """The commit that the dataset's pinned or current revision stands for."""
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi
+
+        if hub not in self.revisions:
+            try:
+                info = HfApi().dataset_info(hub, revision=self.pinned.get(hub), timeout=30)
+            except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
+                raise UsageError(
+                    f"the hub dataset {hub} cannot be reached: give a local folder with --data-dir, "
+                    "or run the profile smoke, which needs no hub"
+                ) from error
+            if info.sha is None:
+                raise UsageError(f"the hub names no commit for dataset {hub}: pin one with data.revisions")
+            self.revisions[hub] = info.sha
+        return self.revisions[hub]
+
+
+def open_source(settings: DataSettings) -> RowSource:
+    """The source of given rows that the settings name."""
+    if settings.source == "embedded":
+        return FolderSource(EMBEDDED, kind="embedded")
+    if settings.source == "folder":
+        if settings.path is None:
+            raise UsageError("data.source is 'folder' but no folder is given: use --data-dir")
+        return FolderSource(Path(settings.path))
+    return HubSource(settings.revisions)
+
+
+def _check_columns(row: Any, columns: Columns, place: str) -> None:
+    if not isinstance(row, dict):
+        raise UsageError(f"{place}: a JSON object was expected, not {type(row).__name__}")
+    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, str)
+    for column, expected in types.items():
+        if column not in row:
+            raise UsageError(
+                f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column")
+            )
+        if not isinstance(row[column], expected):
+            found = "null" if row[column] is None else type(row[column]).__name__
+            raise UsageError(f"{place}: column '{column}' is {found}; {expected.__name__} was expected")

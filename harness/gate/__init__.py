@@ -1,0 +1,1 @@
+"""A run held against an expectation, or against another run."""

@@ -1,0 +1,118 @@
+"""Two runs, or two methods of one run, answer by answer: accuracy, NLL, parameters and cost, per mix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.tables import Results, Table
+from floe_bench.harness.report import pairing
+from floe_bench.harness.report.format import count, number
+from floe_bench.harness.stats.paired import holm
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what it is called, and its records by (mix, method, seed).
+
+    Settings that a cell varies stand with its method. Where two methods are compared they stand in the same rows, and
+    the method's own name is left out.
+    """
+
+    name: str
+    results: Results
+    records: dict[tuple[str, str, int], Record]
+
+
+def of_run(name: str, results: Results) -> Side:
+    """All finished cells of a run, to be held against the same cells of another."""
+    return Side(name, results, {_row(r, r.cell.method): r for r in results.records})
+
+
+def of_method(method: str, results: Results) -> Side:
+    """One method's finished cells, to be held against another method's on the same mixes and seeds."""
+    own = [record for record in results.records if record.cell.method == method]
+    return Side(method, results, {_row(r): r for r in own})
+
+
+def _row(record: Record, *names: str) -> tuple[str, str, int]:
+    cell = record.cell
+    return cell.mix, ", ".join([*names, *cell.differences]), cell.seed
+
+
+def table(a: Side, b: Side, confidence: float = 0.95) -> Table:
+    """One row per mix (and method), a - b: paired over items and over the seeds that both have.
+
+    The primary evaluation's accuracy by subject, and the NLL of the mix's own validation rows; Holm's
+    correction over the whole table. Raises ValueError where the sides share no cell or scored other items.
+    """
+    shared = sorted(a.records.keys() & b.records.keys())
+    if not shared:
+        raise ValueError(f"'{a.name}' and '{b.name}' have no finished cell in common")
+    groups: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    for mix, method, seed in shared:
+        pair = a.records[mix, method, seed], b.records[mix, method, seed]
+        groups.setdefault((mix, method), []).append(pair)
+    accuracies = [pairing.accuracy_difference(a.results, b.results, pairs, confidence) for pairs in groups.values()]
+    nlls = [pairing.nll_difference(a.results, b.results, pairs, confidence) for pairs in groups.values()]
+    adjusted = holm([None if found is None else found.p for found in (*accuracies, *nlls)])
+    p_values = zip(adjusted[: len(groups)], adjusted[len(groups) :], strict=True)
+    frame = pd.DataFrame(
+        [
+            {"mix": mix, "method": method, "seeds": len(pairs)}
+            | pairing.columns("accuracy", accuracy, p_accuracy)
+            | pairing.columns("nll", nll, p_nll)
+            | _sizes(pairs)
+            for ((mix, method), pairs), accuracy, nll, (p_accuracy, p_nll) in zip(
+                groups.items(), accuracies, nlls, p_values, strict=True
+            )
+        ]
+    )
+    left_out = len(a.records.keys() ^ b.records.keys())
+    notes = [
+        f"a is {a.name}, b is {b.name}; differences are a - b with their {confidence:.0%} interval, p after Holm.",
+        f"A tie: the difference is not significant at {1 - confidence:.2g}. A lower NLL is better.",
+        *([f"{left_out} cells are on one side only and are left out."] if left_out else []),
+    ]
+    return Table("compare", f"{a.name} against {b.name}", frame, _view(frame, 1 - confidence), notes)
+
+
+def _sizes(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
+    """Trainable parameters of both, means over seeds, and how many times b's seconds a took."""
+    seconds_a, seconds_b = (sum(map(_seconds, side)) for side in zip(*pairs, strict=True))
+    trainable_a, trainable_b = (
+        float(np.mean([record.plan["trainable_parameters"] for record in side])) for side in zip(*pairs, strict=True)
+    )
+    return {
+        "trainable_a": trainable_a,
+        "trainable_b": trainable_b,
+        "cost_ratio": seconds_a / seconds_b if seconds_b else math.nan,
+    }
+
+
+def _seconds(record: Record) -> float:
+    return record.planning_cost.seconds + (record.training.seconds if record.training else 0.0)
+
+
+def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    view = {
+        "Mix": frame["mix"],
+        "Method": frame["method"],
+        "Seeds": frame["seeds"],
+        "Accuracy, points": pairing.differences_text(frame, "accuracy", 100, 1),
+        "p": frame["accuracy_p"].map(pairing.p_text),
+        "By accuracy": pairing.verdicts(frame, "accuracy", alpha, "a better", "b better"),
+        "NLL, nats": pairing.differences_text(frame, "nll", 1, 4),
+        "p ": frame["nll_p"].map(pairing.p_text),
+        "By NLL": pairing.verdicts(frame, "nll", alpha, "b better", "a better"),
+        "Trainable a": frame["trainable_a"].map(count),
+        "Trainable b": frame["trainable_b"].map(count),
+        "Planning and training s, a/b": frame["cost_ratio"].map(lambda ratio: number(ratio, 2)),
+    }
+    if not any(frame["method"]):
+        del view["Method"]
+    return pd.DataFrame(view)

@@ -1,0 +1,218 @@
+"""The base model and its tokenizer: from the hub, a local folder, a package that carries GGUF, or random.
+
+Heavy libraries load inside the functions: planning needs the architecture only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.files import cache_folder, digest, remembered_digest
+from floe_bench.harness.spec.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model that was found: where it is, and what identifies its content."""
+
+    folder: Path | None
+    revision: str
+
+    @property
+    def identity(self) -> str:
+        return self.revision
+
+
+def locate(settings: ModelSettings) -> ModelRef:
+    """Find the weights and their identity without loading them.
+
+    The revision is the hub's commit, or a digest of the files. Raises UsageError where there are none.
+    """
+    if settings.path is not None:
+        return _in_folder(Path(settings.path))
+    if settings.source == "random":
+        return ModelRef(None, f"random:{digest([settings.config, settings.seed])}")
+    if settings.source == "packaged":
+        return ModelRef(None, f"gguf:{remembered_digest(_packaged_file(settings))}")
+    return _from_hub(settings)
+
+
+def load(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model, in evaluation mode on the accelerator where there is one, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if settings.source == "random" and settings.path is None:
+        model, tokenizer = _random_model(settings), byte_tokenizer()
+    else:
+        folder = locate(settings).folder or _dequantised(settings)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType, reportReturnType]
+
+
+class BaseModel:
+    """The base model and its tokenizer, loaded when first needed. Whoever changes the model changes it back."""
+
+    def __init__(self, settings: ModelSettings, progress: Callable[[str], None]):
+        self.settings = settings
+        self._progress = progress
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def model(self) -> Any:
+        return self._load()[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._load()[1]
+
+    def forget(self) -> None:
+        """Load it afresh when it is next needed: something may have been left on it."""
+        self._loaded = None
+
+    def _load(self) -> tuple[Any, Any]:
+        """Raises UsageError where the weights have another shape than the settings say."""
+        if self._loaded is None:
+            self._progress(f"loading {self.settings.id}")
+            model, tokenizer = load(self.settings)
+            planned = {name: p.shape for name, p in on_meta(self.settings).named_parameters()}
+            loaded = {name: p.shape for name, p in model.named_parameters()}
+            if planned != loaded:
+                odd = sorted(planned.keys() ^ loaded.keys()) or [n for n in planned if planned[n] != loaded[n]]
+                raise UsageError(
+                    f"the weights of {self.settings.id} do not have the shape of the profile's [model.config]: "
+                    f"{', '.join(odd[:3])} differ"
+                )
+            self._loaded = model, tokenizer
+        return self._loaded
+
+
+def architecture(settings: ModelSettings) -> PretrainedConfig:
+    """The model's configuration, from `--model-path` where given, else from the profile: no network."""
+    from transformers import AutoConfig
+
+    values = dict(settings.config)
+    try:
+        if settings.path is not None:
+            return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or settings.path)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        where = f"--model-path {settings.path}: config.json" if settings.path else "the profile's [model.config]"
+        raise UsageError(f"{where} describes no model that transformers knows ({error})") from error
+
+
+def on_meta(settings: ModelSettings) -> PreTrainedModel:
+    """The model's shape without its weights: parameters can be counted, nothing is allocated."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(architecture(settings), dtype=getattr(torch, settings.dtype))
+
+
+def _in_folder(folder: Path) -> ModelRef:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"--model-path {folder}: no config.json with *.safetensors there; give the folder of a saved model"
+        )
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UsageError(f"--model-path {folder}: no tokenizer.json or tokenizer.model there")
+    files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
+    content = {file.name: remembered_digest(file) for file in files}
+    return ModelRef(folder, f"folder:{digest(content)}")
+
+
+def _from_hub(settings: ModelSettings) -> ModelRef:
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(settings.id, revision=settings.revision, allow_patterns=list(WEIGHT_FILES)))
+    except GatedRepoError as error:
+        raise UsageError(
+            f"the weights of {settings.id} are gated: accept the licence on its page and run `hf auth login`, "
+            "or give a local copy with --model-path"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"the hub has no model {settings.id}: check model.id, or give --model-path") from error
+    except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
+        raise UsageError(
+            f"the weights of {settings.id} are not here and the hub cannot be reached: give a local copy with "
+            "--model-path, or run the profile smoke, which needs no hub"
+        ) from error
+    return ModelRef(folder, folder.name)
+
+
+def _packaged_file(settings: ModelSettings) -> Path:
+    spec = importlib.util.find_spec(settings.package or "")
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            f"the weights of {settings.id} come in the package {settings.package}, which is not installed: "
+            "run ./reproduce.sh, which installs it, or give --model-path"
+        )
+    return next(Path(spec.origin).parent.rglob("*.gguf"))
+
+
+def _dequantised(settings: ModelSettings) -> Path:
+    """The package's GGUF as plain safetensors, converted once and kept in the cache folder."""
+    file = _packaged_file(settings)
+    folder = cache_folder() / "models" / f"{file.stem}-{remembered_digest(file)[:16]}"
+    if not folder.exists():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            model.save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(temporary)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _random_model(settings: ModelSettings) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return AutoModelForCausalLM.from_config(architecture(settings), dtype=getattr(torch, settings.dtype))
+
+
+@cache
+def byte_tokenizer() -> Any:
+    """A tokenizer of one token per byte, then <s> (256), </s> (257) and <pad> (258); no files."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")

@@ -1,0 +1,71 @@
+"""Which parameters a plan trains, from the shape of the model alone."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+from floe_bench.harness.model.adapters import wrap
+
+
+def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
+    """Parameter name -> size of all that the plan trains, from the model's shape alone.
+
+    meta_model: the base model on the meta device; left as it was. Raises UsageError where a target or a
+    layer matches no module, or r exceeds a target's smaller dimension.
+    """
+    if plan.adapts == "nothing":
+        return {}
+    if plan.adapts == "everything":
+        return {name: p.numel() for name, p in meta_model.named_parameters()}
+    assert plan.peft_config is not None
+    _check_targets_exist(meta_model, plan.peft_config)
+    try:
+        model = wrap(meta_model, plan.peft_config, float32=True)
+    except ValueError as error:
+        raise UsageError(f"the adapter does not fit the model: {error}") from error
+    try:
+        _check_matches(model, plan.peft_config)
+        return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    finally:
+        model.unload()
+
+
+def _check_targets_exist(model: Any, config: PeftConfig) -> None:
+    import torch
+
+    targets = config.target_modules  # pyright: ignore[reportAttributeAccessIssue]
+    if not isinstance(targets, (set, list, tuple)):
+        return
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for target in sorted(targets):
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.rpartition(".")[2] for name in linear})
+            raise UsageError(f"target module '{target}' matches no linear module; the model has {', '.join(known)}")
+
+
+def _check_matches(model: Any, config: PeftConfig) -> None:
+    """PEFT passes over layers, targets and patterns that match nothing; we do not."""
+    names = list(model.base_model.targeted_module_names)
+    layers = getattr(config, "layers_to_transform", None)
+    layers = [layers] if isinstance(layers, int) else layers or []
+    targets = config.target_modules  # pyright: ignore[reportAttributeAccessIssue]
+    for layer in layers:
+        for target in targets if isinstance(targets, (set, list, tuple)) else []:
+            if not any(re.search(rf"\.{layer}\.(.*\.)?{re.escape(target)}$", name) for name in names):
+                raise UsageError(f"layer {layer} has no module '{target}' to adapt")
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, field, None) or {}:
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                raise UsageError(f"{field} '{pattern}' matches no adapted module")
+    for name, module in model.base_model.model.named_modules():
+        for rank in getattr(module, "r", {}).values() if isinstance(getattr(module, "r", None), dict) else []:
+            limit = min(module.get_base_layer().weight.shape)
+            if rank > limit:
+                raise UsageError(f"r = {rank} is above {limit}, the smaller dimension of {name}")

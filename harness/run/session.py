@@ -1,0 +1,139 @@
+"""What the cells of one process share: settings, data, items and the base model, each loaded once, when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Batch
+from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.contracts.rows import Row, RowSource
+from floe_bench.harness.data import mixes, tokens
+from floe_bench.harness.data.mixes import MixData
+from floe_bench.harness.data.sources import open_source
+from floe_bench.harness.data.tokens import Example
+from floe_bench.harness.files import digest
+from floe_bench.harness.model import base as base_model
+from floe_bench.harness.model import parameters
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store.folder import Store
+
+
+class Session:
+    """Loads lazily, so that finding out what is done needs no weights."""
+
+    def __init__(self, settings: Settings, store: Store, progress: Callable[[str], None]):
+        self.settings = settings
+        self.store = store
+        self.progress = progress
+        self._mixes: dict[str, MixData] = {}
+        self._text: list[tuple[list[Row], list[Row]]] = []
+        self._trainable: dict[Any, dict[str, int]] = {}
+        self._varied: dict[tuple[Any, ...], Session] = {}
+        self._base_models: dict[str, base_model.BaseModel] = {}
+        self.items: dict[str, list[dict[str, Any]]] = {}
+        self.overlaps: dict[str, dict[str, Any]] = {}
+
+    def of(self, cell: Cell) -> Session:
+        """The workbench for a cell: this one, or one under the settings that the cell varies.
+
+        They hold one base model between them: another one takes its place.
+        """
+        if not cell.varied:
+            return self
+        if cell.varied not in self._varied:
+            varied = Session(profiles.vary(self.settings, dict(cell.varied)), self.store, self.progress)
+            varied._base_models = self._base_models
+            if mixes.split_settings(varied.settings) == mixes.split_settings(self.settings):
+                varied.source, varied._mixes, varied._text = self.source, self._mixes, self._text
+            self._varied[cell.varied] = varied
+        return self._varied[cell.varied]
+
+    # --- model ---
+
+    @cached_property
+    def model_ref(self) -> base_model.ModelRef:
+        return base_model.locate(self.settings.model)
+
+    @cached_property
+    def n_layers(self) -> int:
+        return base_model.architecture(self.settings.model).num_hidden_layers
+
+    @property
+    def base_model(self) -> base_model.BaseModel:
+        """The base model; those of other settings are let go."""
+        name = digest(self.settings.model.model_dump(mode="json"))
+        if name not in self._base_models:
+            self._base_models.clear()
+            self._base_models[name] = base_model.BaseModel(self.settings.model, self.progress)
+        return self._base_models[name]
+
+    @property
+    def base(self) -> Any:
+        """The base model. Whoever changes it changes it back."""
+        return self.base_model.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.base_model.tokenizer
+
+    # --- shape ---
+
+    @cached_property
+    def meta_model(self) -> Any:
+        """The base model's shape, without weights."""
+        return base_model.on_meta(self.settings.model)
+
+    @cached_property
+    def base_parameters(self) -> int:
+        return sum(p.numel() for p in self.meta_model.parameters())
+
+    def trainable(self, plan: AdapterPlan) -> dict[str, int]:
+        """`parameters.trainable_names` of the plan, worked out once per plan."""
+        config = plan.peft_config
+        key = plan.adapts, type(config), repr(sorted(vars(config).items(), key=str)) if config else ""
+        if key not in self._trainable:
+            self._trainable[key] = parameters.trainable_names(self.meta_model, plan)
+        return self._trainable[key]
+
+    # --- data ---
+
+    @cached_property
+    def source(self) -> RowSource:
+        if self.settings.data.source == "teacher":
+            from floe_bench.harness.data.planted_teacher import TeacherSource
+
+            return TeacherSource(self.settings, base_model.load, base_model.byte_tokenizer)
+        return open_source(self.settings.data)
+
+    def mix(self, name: str) -> MixData:
+        """A mix, split."""
+        if name not in self._mixes:
+            self._mixes[name] = mixes.split_mix(name, self.source, self.settings.data)
+        return self._mixes[name]
+
+    def has_read(self, mix: str) -> bool:
+        """Whether the mix and the plain text are in memory."""
+        return mix in self._mixes and bool(self._text)
+
+    @property
+    def text(self) -> tuple[list[Row], list[Row]]:
+        """Plain text: passages for Taylor importance, and others held out."""
+        if not self._text:
+            self._text.append(mixes.split_text(self.source, self.settings.data))
+        return self._text[0]
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Identifies the content of `text`."""
+        return digest([[row.completion for row in side] for side in self.text])
+
+    def encode(self, rows: Iterable[Row]) -> list[Example]:
+        return tokens.encode(rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length)
+
+    def batches(self, rows: Iterable[Row]) -> list[Batch]:
+        """Right-padded batches for scoring, at the training's micro-batch size."""
+        return tokens.batches(self.encode(rows), self.settings.train.micro_batch_size, self.tokenizer.pad_token_id)

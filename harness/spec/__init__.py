@@ -1,0 +1,1 @@
+"""What to run: settings, profiles, options of methods."""

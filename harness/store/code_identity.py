@@ -1,0 +1,94 @@
+"""Which code a result depends on, computed: a module and all that it imports, lazily or not."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib.metadata import packages_distributions
+from itertools import accumulate
+from pathlib import Path
+
+from floe_bench.harness.files import digest, module_file
+
+OURS = "floe_bench"
+CELL = f"{OURS}.harness.run.cell"
+"""The one entry of a cell: what it imports is the engine."""
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache
+def engine() -> dict[str, str]:
+    """The code that every cell runs: module -> `code_digest`."""
+    return closure(CELL)
+
+
+def beyond_engine(module: str) -> dict[str, str]:
+    """The code that a plugin adds to the engine: its module and what that imports."""
+    return {name: found for name, found in closure(module).items() if name not in engine()}
+
+
+@cache
+def closure(module: str) -> dict[str, str]:
+    """The module and all that it imports of this project and of its own package, directly or not: -> `code_digest`.
+
+    Imports inside functions count. Raises ValueError where the module has no source.
+    """
+    followed = {OURS, *_packages_beside(module.partition(".")[0])}
+    if module_file(module) is None:
+        raise ValueError(f"module {module} has no source file, so its code cannot be told from another's")
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = module_file(name)
+        if name in found or file is None:
+            continue
+        found[name] = code_digest(file)
+        waiting += [part for part in _imported(name, file) if part.partition(".")[0] in followed]
+    return dict(sorted(found.items()))
+
+
+def code_digest(file: Path) -> str:
+    """A digest of what a file's code says: formatting, comments and docstrings do not count."""
+    return _digest_of(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _digest_of(source: str) -> str:
+    return digest(ast.dump(_code_of(source)))
+
+
+@cache
+def _code_of(source: str) -> ast.Module:
+    """The code without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def _packages_beside(top: str) -> set[str]:
+    """The top-level names that one distribution installs together with `top`."""
+    if top == OURS:
+        return {top}
+    by_name = packages_distributions()
+    return {top} | {name for name, owners in by_name.items() if set(owners) & set(by_name.get(top, []))}
+
+
+def _imported(name: str, file: Path) -> set[str]:
+    """Names that importing the module runs: what it imports, and the packages that these lie in.
+
+    `from a import b` may mean a module a.b or a name in a: both are named, and only modules have a file.
+    """
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    modules = {name}
+    for node in ast.walk(_code_of(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*origin, *([node.module] if node.module else [])])
+            modules |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return {part for module in modules for part in accumulate(module.split("."), "{}.{}".format)}

@@ -1,0 +1,82 @@
+"""Where a number comes from: commit, versions, hardware, time. For the record, not for the key."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from floe_bench.harness.files import checkout
+
+LIBRARIES = (
+    "torch", "transformers", "peft", "optuna", "accelerate", "tokenizers", "lm_eval", "datasets", "numpy",
+)  # fmt: skip
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of the libraries that compute."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Git commit and dirty flag, versions, hardware and time: for the record, not for the key."""
+    return {
+        "git": _git(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and accelerator of this machine."""
+    import psutil
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=True),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any] | None:
+    """None where the code does not run from a git checkout or git is not installed."""
+    root = checkout()
+    if root is None or not (root / ".git").exists():  # a surrounding repository is not the code's
+        return None
+    try:
+        commit = _git_output(root, "rev-parse", "HEAD")
+        return {"commit": commit.strip(), "dirty": bool(_git_output(root, "status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git_output(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

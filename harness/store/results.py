@@ -1,0 +1,148 @@
+"""What an experiment makes its tables from (`contracts.Results`), read from a results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.record import Record, Stage
+from floe_bench.harness.data.mixes import split_settings
+from floe_bench.harness.errors import UsageError, unknown
+from floe_bench.harness.files import digest
+from floe_bench.harness.spec import profiles
+from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.store.folder import Store, read_arrays, read_items
+from floe_bench.harness.store.keys import result_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+ITEMS_KEPT = 128
+"""Frames of items kept in memory, the last used: 1.3 MB each where they hold all of MMLU."""
+
+
+class StoredResults:
+    """The finished records of an experiment's cells, and what their stages kept."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        cells: Sequence[Cell],
+        keys: Mapping[Cell, str] | None = None,
+        records: Sequence[Record] | None = None,
+    ):
+        self.store = store
+        self.settings = settings
+        self.cells = cells
+        self.records = matching(store.records() if records is None else records, settings, cells, keys)
+        self._by_cell = {record.cell: record for record in self.records}
+        self._read_items = lru_cache(ITEMS_KEPT)(read_items)
+
+    def find(self, cell: Cell) -> Record | None:
+        return self._by_cell.get(cell)
+
+    def stages(self, record: Record) -> list[Stage]:
+        """What planning used: pilots (kind "training"), measures and probes."""
+        return [self._stage(name) for name in record.stages["planning"]]
+
+    def origins(self, record: Record) -> list[dict[str, Any]]:
+        """Versions, hardware, commit and time of the record and of every stage that it rests on."""
+        names = [name for value in record.stages.values() for name in ([value] if isinstance(value, str) else value)]
+        return [record.provenance, *(self._stage(name).provenance for name in names)]
+
+    def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
+        found = [
+            stage
+            for stage in self.stages(record)
+            if stage.kind == "measure"
+            and stage.identity["scorer"].rpartition(".")[2] == scorer
+            and parameters.items() <= stage.identity.get("parameters", {}).items()
+        ]
+        if len(found) > 1:
+            raise ValueError(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
+        if not found:
+            return None
+        return read_arrays(self._file(f"measure-{found[0].key}", "arrays.safetensors"))
+
+    def items(self, record: Record, evaluation: str) -> pd.DataFrame:
+        """The evaluation's items, one line each; read-only, as the next that asks may get the same frame."""
+        if evaluation not in record.scores:
+            raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
+        return self._read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))
+
+    def _stage(self, name: str) -> Stage:
+        kind, _, key = name.rpartition("-")
+        stage = self.store.stage(kind, key)
+        if stage is None:
+            raise UsageError(f"{self.store.folder}: stage {name} is gone, but a record names it: run again")
+        return stage
+
+    def _file(self, stage: str, name: str) -> Any:
+        path = self.store.folder / "stages" / stage / name
+        if not path.is_file():
+            raise UsageError(f"{path} is gone, but a record names it: run again")
+        return path
+
+
+def matching(
+    records: Sequence[Record], settings: Settings, cells: Sequence[Cell], keys: Mapping[Cell, str] | None = None
+) -> list[Record]:
+    """The finished records of these cells, in their order, that may stand in one table.
+
+    With `keys` (a run knows them) exactly those. Without, the records under these settings that share the
+    newest one's model, data, code and library versions; of several of one cell the newest. Each comes with the
+    settings asked for: what of them changes no result, such as eval.primary, may be other than at its run.
+    """
+    asked = set(cells)
+    candidates = [record for record in records if record.cell in asked]
+    wanted = {
+        varied: profiles.vary(settings, dict(varied)).without_paths()
+        for varied in {record.cell.varied for record in candidates}
+    }
+    if keys:
+        candidates = [record for record in candidates if record.key == keys.get(record.cell)]
+    else:
+        results = {varied: result_settings(of_cell) for varied, of_cell in wanted.items()}
+        candidates = [r for r in candidates if result_settings(r.settings) == results[r.cell.varied]]
+        candidates = _of_newest(candidates)
+    chosen: dict[Cell, Record] = {}
+    for record in sorted(candidates, key=lambda record: record.provenance["time"]):
+        chosen[record.cell] = record
+    return [
+        chosen[cell].model_copy(update={"settings": wanted[cell.varied]})
+        for cell in cells
+        if cell in chosen and chosen[cell].status == "ok"
+    ]
+
+
+def _of_newest(records: Sequence[Record]) -> list[Record]:
+    """Those of which nothing that one table's cells must share has changed since."""
+    newest: dict[tuple[str, ...], Any] = {}
+    for record in sorted(records, key=lambda record: record.provenance["time"]):
+        newest |= _shared(record)
+    return [record for record in records if all(newest[key] == value for key, value in _shared(record).items())]
+
+
+def _shared(record: Record) -> dict[tuple[str, ...], Any]:
+    """What the record must have in common with any other that names it: versions, each module's code, and, under the
+    settings that they follow from, model, items, evaluations and each mix's rows."""
+    identity = record.identity
+    engine = identity.get("engine")
+    modules = dict(engine) if isinstance(engine, dict) else {"engine": engine}
+    for digests in (identity.get("method", {}), *identity.get("other_methods", {}).values()):
+        modules |= digests
+    settings = result_settings(record.settings)
+    world = digest([split_settings(record.settings), settings["model"], settings["eval"]])
+    rows = identity.get("data", {})
+    rows = rows if isinstance(rows, dict) else {record.cell.mix: rows}
+    return (
+        {("versions",): identity.get("versions")}
+        | {("code", name): code for name, code in modules.items()}
+        | {(key, world): identity.get(key) for key in ("model", "text", "items", "evaluations")}
+        | {("rows", mix, world): rows_digest for mix, rows_digest in rows.items()}
+    )

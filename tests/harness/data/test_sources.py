@@ -1,0 +1,283 @@
+"""Raw rows, from files and from the hub, and what is said where they are broken."""
+
+import gzip
+import json
+from types import SimpleNamespace
+
+import datasets
+import httpx2
+import huggingface_hub
+import pytest
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+
+from floe_bench.harness.data.sources import EMBEDDED, FolderSource, HubSource, open_source
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.spec.profiles import load
+from floe_bench.harness.spec.settings import DataSettings
+
+ROWS = [{"text": f"row {i}, ρ = ½, \u2028 \x85", "label": "x" * i} for i in range(5)]
+
+
+def lines_of(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def settings(**values) -> DataSettings:
+    return load("tiny").data.model_copy(update=values)
+
+
+def read(folder, columns=("text",)):
+    return list(FolderSource(folder).read("rows", hub="org/rows", columns=columns))
+
+
+# --- folders ----------------------------------------------------------------------------------------
+
+
+def test_plain_and_compressed_files_read_alike(tmp_path):
+    for name, content in (("plain.jsonl", lines_of(ROWS)), ("packed.jsonl.gz", gzip.compress(lines_of(ROWS)))):
+        (tmp_path / name).write_bytes(content)
+    source = FolderSource(tmp_path)
+    for name in ("plain", "packed"):
+        assert list(source.read(name, hub="", columns=("text", "label"), split="ignored")) == ROWS
+
+
+def test_the_last_line_may_lack_its_end(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS).rstrip(b"\n"))
+    assert read(tmp_path) == ROWS
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UsageError, match=rf"{tmp_path / 'nowhere'}: there is no such folder"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_missing_file_is_named_with_what_is_there(tmp_path):
+    for name in ("dolly.jsonl", "code.jsonl.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "rows.jsonl or rows.jsonl.gz is missing" in message
+    assert "code.jsonl.gz, dolly.jsonl" in message
+
+
+def test_a_missing_column_is_named_with_file_line_and_nearest(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of([*ROWS[:2], {"texts": "?", "label": ""}]))
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path)
+    expected = f"{tmp_path / 'rows.jsonl'}, line 3: there is no column 'text': did you mean texts?"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "broken", [b'{"text": "cut of\n', b'{"text": "\xff\xfe"}\n', b"\n"], ids=["json", "utf8", "blank"]
+)
+@pytest.mark.parametrize("line", [1, 3, 2001])
+def test_a_broken_line_is_named_by_its_number(tmp_path, packed, broken, line):
+    """Also where the line lies inside, or beyond, the first block that is read."""
+    good = b'{"text": "good"}\n'
+    content = good * (line - 1) + broken + good * 3
+    path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{path}, line {line}: not a line of JSON in UTF-8")
+
+
+def test_the_rows_before_a_broken_line_are_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS[:2]) + b"nonsense\n")
+    rows = FolderSource(tmp_path).read("rows", hub="", columns=("text",))
+    assert [next(rows), next(rows)] == ROWS[:2]
+    with pytest.raises(UsageError, match="line 3"):
+        next(rows)
+
+
+def stored(content: bytes) -> bytes:
+    """gzip without compression: the bytes of the content can be found in it."""
+    return gzip.compress(content, compresslevel=0)
+
+
+def test_a_truncated_gzip_is_named_with_the_line_that_is_cut(tmp_path):
+    packed = stored(lines_of({"text": f"number {i}"} for i in range(5000)))
+    (tmp_path / "rows.jsonl.gz").write_bytes(packed[: packed.index(b"number 4321") + 4])
+    with pytest.raises(UsageError, match=r"rows\.jsonl\.gz, line 4322: .*ended before"):
+        read(tmp_path)
+
+
+def test_a_gzip_cut_between_two_lines_is_an_error_too(tmp_path):
+    packed = gzip.compress(lines_of(ROWS))
+    (tmp_path / "rows.jsonl.gz").write_bytes(packed[:-8])  # all data, without checksum and length
+    with pytest.raises(UsageError, match=r"rows\.jsonl\.gz, line 6: "):
+        read(tmp_path)
+
+
+def test_a_gzip_with_a_changed_byte_is_an_error(tmp_path):
+    (tmp_path / "rows.jsonl.gz").write_bytes(stored(lines_of(ROWS)).replace(b"row 3", b"row 7"))
+    with pytest.raises(UsageError, match="CRC"):
+        read(tmp_path)
+
+
+def test_a_gzip_with_damaged_compression_is_an_error(tmp_path):
+    packed = bytearray(gzip.compress(lines_of(ROWS)))
+    packed[10] = 0x07  # the first block's header: a final block of the reserved type 3 (RFC 1951)
+    (tmp_path / "rows.jsonl.gz").write_bytes(packed)
+    with pytest.raises(UsageError, match=r"line 1: .*invalid block type"):
+        read(tmp_path)
+
+
+def test_a_file_that_is_no_gzip_is_an_error(tmp_path):
+    (tmp_path / "rows.jsonl.gz").write_bytes(lines_of(ROWS))
+    with pytest.raises(UsageError, match=r"line 1: .*gzip"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("line", "kind"), [("[1, 2]", "list"), ('"text"', "str"), ("3", "int"), ("null", "NoneType")])
+def test_a_line_that_is_no_object_is_named(tmp_path, line, kind):
+    (tmp_path / "rows.jsonl").write_text(f'{{"text": ""}}\n{line}\n')
+    with pytest.raises(UsageError, match=rf"line 2: a JSON object was expected, not {kind}"):
+        read(tmp_path)
+
+
+def test_a_consumers_own_error_is_not_taken_for_a_broken_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS))
+    with pytest.raises(ValueError, match="mine"):
+        for _ in FolderSource(tmp_path).read("rows", hub="", columns=()):
+            raise ValueError("mine")
+
+
+# --- the hub ----------------------------------------------------------------------------------------
+
+
+class Hub:
+    """A hub of one data set, written down as it is asked."""
+
+    def __init__(self, monkeypatch, rows):
+        self.asked, self.loaded = [], []
+        self.rows = rows
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", self.dataset_info)
+        monkeypatch.setattr(datasets, "load_dataset", self.load_dataset)
+
+    def dataset_info(self, repo_id, *, revision=None, **_):
+        self.asked.append((repo_id, revision))
+        return SimpleNamespace(sha=f"commit-of-{revision or 'main'}")
+
+    def load_dataset(self, path, **options):
+        self.loaded.append((path, options))
+        return self.rows
+
+
+def test_the_hubs_commit_is_kept_and_asked_for(monkeypatch):
+    hub = Hub(monkeypatch, ROWS)
+    source = HubSource({})
+    assert list(source.read("rows", hub="org/rows", columns=("text",))) == ROWS
+    assert hub.asked == [("org/rows", None)]
+    assert hub.loaded == [("org/rows", {"revision": "commit-of-main", "split": "train"})]
+    assert source.revisions == {"org/rows": "commit-of-main"}
+
+
+def test_a_pinned_revision_is_asked_for(monkeypatch):
+    hub = Hub(monkeypatch, ROWS)
+    source = HubSource({"org/rows": "v1", "org/other": "v2"})
+    list(source.read("rows", hub="org/rows", columns=(), name="all", split="test"))
+    assert hub.asked == [("org/rows", "v1")]
+    assert hub.loaded == [("org/rows", {"revision": "commit-of-v1", "split": "test", "name": "all"})]
+    assert source.revisions == {"org/rows": "commit-of-v1"}
+
+
+def test_one_run_reads_one_commit(monkeypatch):
+    hub = Hub(monkeypatch, ROWS)
+    source = HubSource({})
+    for _ in range(2):
+        list(source.read("rows", hub="org/rows", columns=()))
+    assert len(hub.asked) == 1
+    assert [options["revision"] for _, options in hub.loaded] == ["commit-of-main"] * 2
+
+
+def test_a_missing_column_on_the_hub_is_named(monkeypatch):
+    Hub(monkeypatch, [ROWS[0], {"texts": ""}])
+    with pytest.raises(UsageError, match=r"org/rows, row 2: there is no column 'text': did you mean texts"):
+        list(HubSource({}).read("rows", hub="org/rows", columns=("text",)))
+
+
+def test_no_network_names_the_ways_out(monkeypatch):
+    request = httpx2.Request("GET", "https://hub")
+    for error in (
+        OfflineModeIsEnabled("offline mode is enabled"),
+        httpx2.ConnectError("Name or service not known"),
+        httpx2.ReadTimeout("timed out"),
+        RepositoryNotFoundError("404", response=httpx2.Response(404, request=request)),
+    ):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+        with pytest.raises(UsageError, match=r"org/rows .*--data-dir.* smoke"):
+            list(HubSource({}).read("rows", hub="org/rows", columns=()))
+
+
+def test_the_real_client_offline_names_the_ways_out(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"--data-dir.* smoke"):
+        list(HubSource({}).read("rows", hub="org/rows", columns=()))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("BuilderConfig 'x' not found"),
+        ConnectionError("reset by peer"),
+        DatasetNotFoundError("no such data set"),
+        DatasetGenerationError("broken file"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_data_set_that_cannot_be_loaded_is_a_usage_error(monkeypatch, error):
+    hub = Hub(monkeypatch, ROWS)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UsageError, match=f"org/rows cannot be read: {error}"):
+        list(HubSource({}).read("rows", hub="org/rows", columns=()))
+    assert hub.asked
+
+
+def test_a_hub_without_commits_asks_for_a_pin(monkeypatch):
+    hub = Hub(monkeypatch, ROWS)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha=None))
+    with pytest.raises(UsageError, match=r"no commit for dataset org/rows: pin one with data\.revisions"):
+        list(HubSource({}).read("rows", hub="org/rows", columns=()))
+    assert not hub.loaded
+
+
+# --- which source -----------------------------------------------------------------------------------
+
+
+def test_the_settings_choose_the_source(tmp_path):
+    embedded = open_source(settings(source="embedded"))
+    assert (embedded.kind, isinstance(embedded, FolderSource)) == ("embedded", True)
+    assert any(True for _ in embedded.read("dolly", hub="", columns=("instruction",)))
+    folder = open_source(settings(source="folder", path=str(tmp_path)))
+    assert isinstance(folder, FolderSource)
+    assert (folder.kind, folder.folder) == ("folder", tmp_path)
+    hub = open_source(settings(source="hub", revisions={"org/rows": "v1"}))
+    assert isinstance(hub, HubSource)
+    assert (hub.kind, hub.pinned) == ("hub", {"org/rows": "v1"})
+
+
+def test_a_folder_source_without_a_folder_says_how_to_give_one():
+    with pytest.raises(UsageError, match="--data-dir"):
+        open_source(settings(source="folder", path=None))
+
+
+def test_a_source_reads_mixes_by_name():
+    rows = list(FolderSource(EMBEDDED, kind="embedded").mix("code"))
+    with (EMBEDDED / "codealpaca.jsonl").open(encoding="utf-8") as lines:
+        assert len(rows) == sum(1 for _ in lines)
+    with pytest.raises(UsageError, match="unknown mix 'cod': did you mean code"):
+        FolderSource(EMBEDDED).mix("cod")
