@@ -7,7 +7,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 if [ $# -eq 0 ]; then
     echo "usage: ./reproduce.sh PROFILE [options] | ./reproduce.sh test" >&2
-    echo "profiles: $(cd "$here/harness/profiles" && ls -- *.toml | sed 's/\.toml//' | tr '\n' ' ')" >&2
+    echo "profiles: $(cd "$here/harness/spec/profiles" && ls -- *.toml | sed 's/\.toml//' | tr '\n' ' ')" >&2
     exit 2
 fi
 

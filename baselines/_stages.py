@@ -56,7 +56,9 @@ def select_layers(
     diagonal = fisher_diagonal(layer_gradients(inputs, sample))
     taylor = inputs.measure(importance.taylor, on="pretrain")["T"]
     settings = inputs.settings.selection
-    share = selection.budget_share(settings.layer_fraction, settings.taylor_budget, inputs.n_layers)
+    share = selection.budget_share(
+        settings.layer_fraction, settings.taylor_budget, settings.taylor_budget_factor, inputs.n_layers
+    )
     if taylor.min() > share * taylor.sum():
         raise UsageError(
             f"setting selection.taylor_budget = {share:.3g}: no layer fits; the least important one holds "

@@ -63,7 +63,7 @@ def _select(n_layers: int, of: Callable[[Any], Any]) -> Side:
     G = generator.standard_normal((64, n_layers)) * generator.lognormal(0, 1, n_layers)
     T = generator.lognormal(0, 1, n_layers)
     fisher, k = of(G), selection.max_layers(0.25, n_layers)
-    budget = selection.budget_share(0.25, None, n_layers) * T.sum()
+    budget = selection.budget_share(0.25, None, 1.0, n_layers) * T.sum()
     return lambda: selection.select(fisher, T, budget, k)
 
 

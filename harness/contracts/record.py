@@ -42,7 +42,7 @@ class TrainOutcome(Data):
     learning_rate: float
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Stage(Data):

@@ -30,7 +30,9 @@ def selected(fisher: ArrayLike, taylor: ArrayLike, settings: SelectionSettings) 
     """FLoE's layers for a Fisher (L,) or (L, L) and Taylor importance (L,), under the settings' K and c."""
     T = np.asarray(taylor, dtype=float)
     k = selection.max_layers(settings.layer_fraction, len(T))
-    share = selection.budget_share(settings.layer_fraction, settings.taylor_budget, len(T))
+    share = selection.budget_share(
+        settings.layer_fraction, settings.taylor_budget, settings.taylor_budget_factor, len(T)
+    )
     return selection.select(fisher, T, share * float(T.sum()), k)
 
 

@@ -58,7 +58,7 @@ def tables(results: Results) -> list[Table]:
     scores, steps, memory = scores_frame(results), steps_frame(results), memory_frame(results)
     alpha = 1 - results.settings.study.confidence
     notes = [
-        "K: the most layers that may be adapted; the Taylor budget (c = K/L unless set) can leave fewer. "
+        "K: the most layers that may be adapted; the Taylor budget (see selection.taylor_budget) can leave fewer. "
         "Peak: of the training, as its process measured it (accelerator, or resident memory over the start).",
         "One training a cell: a shared or busy machine moves memory and speed.",
         CHANCE_NOTE,

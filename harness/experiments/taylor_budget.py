@@ -56,7 +56,8 @@ def budgets(settings: Settings) -> tuple[float, ...]:
     if n_layers is None:
         return tuple(dict.fromkeys(settings.study.taylor_budgets))
     least = math.ceil(1e6 / n_layers) / 1e6
-    own = selection.budget_share(settings.selection.layer_fraction, settings.selection.taylor_budget, n_layers)
+    chosen = settings.selection
+    own = selection.budget_share(chosen.layer_fraction, chosen.taylor_budget, chosen.taylor_budget_factor, n_layers)
     grid = dict.fromkeys(max(c, least) for c in settings.study.taylor_budgets)
     return tuple(c for c in grid if not math.isclose(c, own))
 

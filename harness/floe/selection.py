@@ -63,9 +63,9 @@ def max_layers(layer_fraction: float, n_layers: int) -> int:
     return max(1, math.ceil(layer_fraction * n_layers - 1e-9))
 
 
-def budget_share(layer_fraction: float, taylor_budget: float | None, n_layers: int) -> float:
-    """c = C / Σ_k T_k: `taylor_budget`, or K/L where it is None (METHOD's default)."""
-    return taylor_budget or max_layers(layer_fraction, n_layers) / n_layers
+def budget_share(layer_fraction: float, taylor_budget: float | None, factor: float, n_layers: int) -> float:
+    """c = C / Σ_k T_k: `taylor_budget`, or min(1, factor · K/L) where it is None. The paper leaves c open."""
+    return taylor_budget or min(1.0, factor * max_layers(layer_fraction, n_layers) / n_layers)
 
 
 def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:

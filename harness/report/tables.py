@@ -13,6 +13,9 @@ from tabulate import tabulate
 from floe_bench.harness.contracts.tables import Table
 from floe_bench.harness.files import write_json, write_text
 
+DIGITS = 10
+"""Significant digits in CSV and JSON: what follows differs from machine to machine. The records keep all."""
+
 SUFFIXES = (".md", ".csv", ".tex", ".json")
 
 
@@ -32,9 +35,12 @@ def keep_only(tables: Sequence[Table], folder: Path) -> None:
 def _write(table: Table, folder: Path) -> str:
     markdown = to_markdown(table.title, table.view, table.notes)
     write_text(folder / f"{table.id}.md", markdown)
-    write_text(folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n"))
+    write_text(
+        folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
+    )
     write_text(folder / f"{table.id}.tex", to_latex(table.title, table.view, table.notes))
-    rows = json.loads(str(table.frame.to_json(orient="records"))) if len(table.frame) else []
+    exact = json.loads(str(table.frame.to_json(orient="records", double_precision=15))) if len(table.frame) else []
+    rows = [{name: _rounded(value) for name, value in row.items()} for row in exact]
     write_json(
         folder / f"{table.id}.json",
         {"title": table.title, "notes": list(table.notes), "records": list(table.records), "rows": rows},
@@ -48,6 +54,10 @@ def to_markdown(title: str, view: pd.DataFrame, notes: Sequence[str]) -> str:
     headers = [_escape_pipe(name) for name in view.columns]
     body = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
     return "\n\n".join([f"## {title}", body or "No finished cells.", *notes]) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _escape_pipe(entry: Any) -> Any:

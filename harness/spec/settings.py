@@ -114,8 +114,9 @@ class SelectionSettings(Section):
 
     layer_fraction: float = Field(0.25, gt=0, le=1, description="K = ceil(layer_fraction * L)")
     taylor_budget: float | None = Field(
-        None, gt=0, le=1, description="c, the share of all Taylor importance; None means K/L"
+        None, gt=0, le=1, description="c, the share of all Taylor importance; None takes the factor"
     )
+    taylor_budget_factor: float = Field(2.0, gt=0, description="c = min(1, factor * K/L) where taylor_budget is None")
 
 
 class SearchSettings(Section):

@@ -24,6 +24,7 @@ from floe_bench.harness.contracts.record import SCHEMA_VERSION, Record, Stage
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import atomic, digest, write_json
 from floe_bench.harness.spec.base import Data
+from floe_bench.harness.store.upgrade import upgraded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,12 +146,13 @@ def _read(path: Path) -> dict[str, Any]:
         found = content["schema_version"]
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: not a record of floe-bench; remove the file and run again") from None
-    if found != SCHEMA_VERSION:
+    current = upgraded(content, SCHEMA_VERSION) if isinstance(found, int) else None
+    if current is None:
         raise UsageError(
             f"{path}: schema version {found}, but this program reads version {SCHEMA_VERSION}: "
             "use the release that wrote it, or another folder with --results"
         )
-    return content
+    return current
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

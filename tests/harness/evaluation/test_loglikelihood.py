@@ -149,7 +149,12 @@ def values(answers):
     return torch.tensor([value for value, _ in answers])
 
 
-def assert_equal(answers, expected, tolerance=2e-5):
+TOLERANCE = 1e-4
+"""Nats. The two sides multiply matrices of other shapes: sums of some 50 nats a choice in float32, whose last bit is
+4e-6 there, differ by a few bits per layer; processors with AVX512 have shown 3e-5."""
+
+
+def assert_equal(answers, expected, tolerance=TOLERANCE):
     assert (values(answers) - values(expected)).abs().max() <= tolerance
     assert [greedy for _, greedy in answers] == [greedy for _, greedy in expected]
 

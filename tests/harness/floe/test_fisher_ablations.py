@@ -165,7 +165,8 @@ def test_a_subset_is_the_submatrix_of_the_whole(tiny_model, samples):
     for selection, modules, entries in cases:
         rows = np.concatenate([entries_of[i][:entries] for i in modules])
         part = adapter_fisher(model, batches, **selection)
-        np.testing.assert_array_equal(part["F"], whole["F"][np.ix_(rows, rows)])
+        # Products of matrices of other shapes sum in another order: 5e-16 apart on processors with AVX512.
+        np.testing.assert_allclose(part["F"], whole["F"][np.ix_(rows, rows)], rtol=1e-9, atol=1e-12)
         np.testing.assert_array_equal(part["J"], whole["J"][rows])
         assert part["layers"].tolist() == [0, 1, 2]
 

@@ -164,7 +164,8 @@ def test_draws_are_stacked_and_further_ones_leave_the_earlier(tiny_model, sample
     assert three["G"].shape == (15, L) and three["G_modules"].shape == (15, L, 3)
     assert three["layers"].tolist() == [0, 1, 2]
     for name in ("G", "G_modules", "nll", "tokens"):
-        np.testing.assert_array_equal(three[name][:5], one[name])
+        # Several draws may share a product whose shape another kernel serves: float32 rounding.
+        np.testing.assert_allclose(three[name][:5], one[name], rtol=1e-5, atol=1e-9)
     assert len(set(three["nll"])) == 15
 
 
