@@ -33,7 +33,7 @@ def settings_of(store: Store) -> Settings:
     return max(plain, key=lambda settings: (len(settings.mixes), settings.seeds))
 
 
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 RTOL = 1e-6
 """Of numbers in CSV and JSON: sums in another order, and p values by other BLAS kernels, agree to more."""
 

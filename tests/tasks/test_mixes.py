@@ -23,7 +23,7 @@ class Raw:
         yield from self.files[file]
 
     def mix(self, name):
-        return importlib.import_module(f"tasks.mixes.{name}").rows(self)
+        return importlib.import_module(f"floe_bench.tasks.mixes.{name}").rows(self)
 
 
 def test_dolly_joins_instruction_and_context():

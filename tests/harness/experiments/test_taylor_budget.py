@@ -27,10 +27,16 @@ def add(made, c, layers, **answers):
 
 
 def test_cells_are_the_profiles_own_budget_and_the_grid_from_one_layers_share_on():
-    settings = profiles.load("tiny", {"mixes": "dolly,code", "seeds": 2, "study.taylor_budgets": [0.1, 0.2, 0.5, 0.7]})
+    settings = profiles.load(
+        "tiny",
+        {
+            "mixes": "dolly,code", "seeds": 2, "study.taylor_budgets": [0.1, 0.2, 0.5, 0.7],
+            "selection.taylor_budget": 0.5,
+        },
+    )  # fmt: skip
     cells = taylor_budget.cells(settings)
     assert len(cells) == 2 * 2 * 3
-    assert cells[:3] == [cell(), cell(0.25), cell(0.7)]  # tiny's own is K/L = 0.5
+    assert cells[:3] == [cell(), cell(0.25), cell(0.7)]
 
 
 @pytest.mark.parametrize("n_layers", [3, 4, 26, 30, 32, 49])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from floe_bench.harness.floe.selection import Selection, max_layers, objective, select
+from floe_bench.harness.floe.selection import Selection, budget_share, max_layers, objective, select
 
 
 def loss(fisher, layers):
@@ -336,3 +336,11 @@ def test_the_number_of_layers_is_exact_in_hundredths(n_layers):
     """Integer arithmetic, where 0.28 * 25 is 7.000000000000001 in floating point."""
     for percent in range(1, 101):
         assert max_layers(percent / 100, n_layers) == -(-percent * n_layers // 100), percent
+
+
+@pytest.mark.parametrize(
+    ("fraction", "budget", "factor", "n_layers", "expected"),
+    [(0.25, None, 2.0, 32, 0.5), (0.75, None, 2.0, 4, 1.0), (0.25, None, 1.0, 30, 8 / 30), (0.25, 0.1, 2.0, 32, 0.1)],
+)
+def test_the_budgets_share_is_the_one_given_or_a_multiple_of_k_over_l(fraction, budget, factor, n_layers, expected):
+    assert budget_share(fraction, budget, factor, n_layers) == expected

@@ -107,5 +107,5 @@ def test_the_key_knows_the_other_mixes_and_methods_of_the_plan(bench):
     on_code = identity_of(bench, Cell(method="floe_layers:on=code", mix="dolly", seed=0))
     assert on_code["data"] == {"dolly": bench.mix("dolly").digest, "code": bench.mix("code").digest}
     matched = identity_of(bench, Cell(method="lora:match=floe", mix="dolly", seed=0))
-    assert "baselines.floe" in matched["other_methods"]["floe"]
+    assert "floe_bench.baselines.floe" in matched["other_methods"]["floe"]
     assert "harness.floe.rank_search" in matched["other_methods"]["floe"]

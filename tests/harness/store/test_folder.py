@@ -122,7 +122,7 @@ def test_no_folder_holds_no_records(store):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schema_version": 2}, "schema version 2, but this program reads version 1"),
+        ({"schema_version": 3}, "schema version 3, but this program reads version 2"),
         ({"schema_version": 0}, "schema version 0"),
         ({"schema_version": None}, "not a record of floe-bench"),
         ({"cell": None}, "cell: Field required; remove the file"),
@@ -159,7 +159,7 @@ def test_a_record_in_another_encoding_is_a_usage_error(store):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"schema_version": 2}, "schema version 2"), ({"identity": None}, "identity: Field required")],
+    [({"schema_version": 3}, "schema version 3"), ({"identity": None}, "identity: Field required")],
 )
 def test_a_stage_that_does_not_fit_is_a_usage_error(store, values, message):
     store.keep("probe", IDENTITY)

@@ -1,0 +1,49 @@
+"""Records of the first schema version are read as what they meant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from floe_bench.harness.contracts.record import SCHEMA_VERSION
+from floe_bench.harness.floe.selection import budget_share
+from floe_bench.harness.store.folder import read_record
+from floe_bench.harness.store.upgrade import upgraded
+
+ROOT = Path(__file__).parents[3]
+COMMITTED = sorted((ROOT / "results" / "reference").glob("*/records/*.json"))
+
+
+def first_version() -> list[Path]:
+    return [path for path in COMMITTED if json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 1]
+
+
+def test_committed_records_of_the_first_version_keep_their_budget():
+    """Then c was K/L where none was given; a record says what its plan spent at most."""
+    seen = 0
+    for path in first_version():
+        record = read_record(path)
+        assert record.schema_version == SCHEMA_VERSION
+        details, selection = record.plan["details"], record.settings.selection
+        if "taylor_budget" in details:
+            taylor = details["taylor"]
+            share = budget_share(
+                selection.layer_fraction, selection.taylor_budget, selection.taylor_budget_factor, len(taylor)
+            )
+            assert share * sum(taylor) == pytest.approx(details["taylor_budget"], rel=1e-9)
+            seen += 1
+    assert seen > 20
+
+
+def test_a_budget_factor_that_is_there_stays():
+    content = {"schema_version": 1, "settings": {"selection": {"taylor_budget_factor": 3.0}}}
+    assert upgraded(content, 2) == content | {"schema_version": 2}
+
+
+def test_a_stage_gains_its_version_only():
+    assert upgraded({"schema_version": 1, "kind": "probe"}, 2) == {"schema_version": 2, "kind": "probe"}
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_no_step_leads_from_an_unknown_version(version):
+    assert upgraded({"schema_version": version}, 2) is None
