@@ -45,7 +45,12 @@ def closure(module: str) -> dict[str, str]:
         if name in found or file is None:
             continue
         found[name] = code_digest(file)
-        waiting += [part for part in _imported(name, file) if part.partition(".")[0] in followed]
+        of_package = file.name == "__init__.py"
+        waiting += [
+            part
+            for part in _imported(name, of_package, file.read_text(encoding="utf-8"))
+            if part.partition(".")[0] in followed
+        ]
     return dict(sorted(found.items()))
 
 
@@ -59,7 +64,6 @@ def _digest_of(source: str) -> str:
     return digest(ast.dump(_code_of(source)))
 
 
-@cache
 def _code_of(source: str) -> ast.Module:
     """The code without docstrings."""
     tree = ast.parse(source)
@@ -77,18 +81,19 @@ def _packages_beside(top: str) -> set[str]:
     return {top} | {name for name, owners in by_name.items() if set(owners) & set(by_name.get(top, []))}
 
 
-def _imported(name: str, file: Path) -> set[str]:
+@cache  # every closure passes through the engine's modules
+def _imported(name: str, of_package: bool, source: str) -> frozenset[str]:
     """Names that importing the module runs: what it imports, and the packages that these lie in.
 
     `from a import b` may mean a module a.b or a name in a: both are named, and only modules have a file.
     """
-    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    package = name.split(".") if of_package else name.split(".")[:-1]
     modules = {name}
-    for node in ast.walk(_code_of(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(_code_of(source)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origin = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*origin, *([node.module] if node.module else [])])
             modules |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return {part for module in modules for part in accumulate(module.split("."), "{}.{}".format)}
+    return frozenset(part for module in modules for part in accumulate(module.split("."), "{}.{}".format))

@@ -108,4 +108,4 @@ def test_the_key_knows_the_other_mixes_and_methods_of_the_plan(bench):
     assert on_code["data"] == {"dolly": bench.mix("dolly").digest, "code": bench.mix("code").digest}
     matched = identity_of(bench, Cell(method="lora:match=floe", mix="dolly", seed=0))
     assert "floe_bench.baselines.floe" in matched["other_methods"]["floe"]
-    assert "harness.floe.rank_search" in matched["other_methods"]["floe"]
+    assert "floe_bench.harness.floe.rank_search" in matched["other_methods"]["floe"]
