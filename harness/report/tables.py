@@ -34,13 +34,11 @@ def keep_only(tables: Sequence[Table], folder: Path) -> None:
 
 def _write(table: Table, folder: Path) -> str:
     markdown = to_markdown(table.title, table.view, table.notes)
+    frame = table.frame.map(_rounded)
     write_text(folder / f"{table.id}.md", markdown)
-    write_text(
-        folder / f"{table.id}.csv", table.frame.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g")
-    )
+    write_text(folder / f"{table.id}.csv", frame.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}g"))
     write_text(folder / f"{table.id}.tex", to_latex(table.title, table.view, table.notes))
-    exact = json.loads(str(table.frame.to_json(orient="records", double_precision=15))) if len(table.frame) else []
-    rows = [{name: _rounded(value) for name, value in row.items()} for row in exact]
+    rows = json.loads(str(frame.to_json(orient="records", double_precision=15))) if len(frame) else []
     write_json(
         folder / f"{table.id}.json",
         {"title": table.title, "notes": list(table.notes), "records": list(table.records), "rows": rows},

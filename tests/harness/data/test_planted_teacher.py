@@ -95,16 +95,21 @@ def test_text_comes_back_as_the_tokens_that_were_sampled():
 
 @pytest.mark.parametrize("max_length", [48, 512])
 def test_completions_are_the_teachers_own_in_the_context_of_training(max_length):
-    """At a very high sharpness each token is the likeliest visible one; the reference is one whole forward."""
+    """At a very high sharpness each token is the likeliest visible one; the reference is one whole forward.
+
+    But for near ties: a forward token by token may order logits otherwise that float32 rounds to within 1e-4.
+    """
     teacher = teacher_of(load("tiny", SMALL | {"data.teacher.sharpness": 1e6, "data.max_length": max_length}))
     visible = torch.tensor(base_model.byte_tokenizer()(PRINTABLE)["input_ids"])
     for example in encoded(teacher, list(teacher.mix("dolly"))[:4]):
         ids, labels = torch.tensor(example["input_ids"]), torch.tensor(example["labels"])
         logits = teacher.teacher(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        likeliest = visible[logits[:, visible].argmax(-1)]
+        highest = logits[:, visible].amax(-1)
         counted = (labels[1:] != -100) & (labels[1:] < 256)
         assert counted.sum() == 24
-        assert torch.equal(likeliest[counted], ids[1:][counted])
+        assert set(ids[1:][counted].tolist()) <= set(visible.tolist())
+        found = logits.gather(-1, ids[1:, None]).squeeze(-1)
+        torch.testing.assert_close(found[counted], highest[counted], rtol=0, atol=1e-4)
 
 
 def test_sampled_tokens_have_the_teachers_entropy():

@@ -109,8 +109,9 @@ def test_gradients_do_not_depend_on_the_batching(tiny_model, samples, architectu
     together = fisher_gradients(model, batched(samples, [5]))
     apart = fisher_gradients(model, batched(samples, sizes))
     for name in ("G_modules", "nll"):
+        # Products of other shapes sum in another order: float32's 6e-8, amplified over three layers forth and back.
         scale = np.abs(together[name]).max()
-        np.testing.assert_allclose(apart[name], together[name], rtol=1e-5, atol=1e-5 * scale)
+        np.testing.assert_allclose(apart[name], together[name], rtol=1e-4, atol=1e-4 * scale)
     assert apart["tokens"].tolist() == together["tokens"].tolist()
 
 

@@ -132,7 +132,8 @@ def test_draws_do_not_depend_on_batching_or_padding(tiny_model, samples, sizes):
     together = true_fisher_gradients(model, batched(samples, [5]), draws=2)
     apart = true_fisher_gradients(model, batched(samples, sizes), draws=2)
     for name in ("G", "G_modules", "nll"):
-        assert_close(apart[name], together[name], 1e-5)
+        # Products of other shapes sum in another order: float32's 6e-8, amplified over three layers forth and back.
+        assert_close(apart[name], together[name])
     assert apart["tokens"].tolist() == together["tokens"].tolist() == [4, 4, 3, 2, 7] * 2
 
 
@@ -165,7 +166,7 @@ def test_draws_are_stacked_and_further_ones_leave_the_earlier(tiny_model, sample
     assert three["layers"].tolist() == [0, 1, 2]
     for name in ("G", "G_modules", "nll", "tokens"):
         # Several draws may share a product whose shape another kernel serves: float32 rounding.
-        np.testing.assert_allclose(three[name][:5], one[name], rtol=1e-5, atol=1e-9)
+        assert_close(three[name][:5], one[name])
     assert len(set(three["nll"])) == 15
 
 

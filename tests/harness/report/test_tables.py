@@ -54,6 +54,16 @@ def test_the_four_files_agree_and_are_byte_identical_when_written_again(records,
     assert latex.count(r"\\") == 1 + len(rows) and "mmlu\\_0shot" in latex
 
 
+def test_files_show_ten_significant_digits_of_every_float_and_whole_numbers_whole(tmp_path):
+    third, whole = 1 / 3, 12_345_678_901
+    frame = pd.DataFrame({"float": [third, 1.0], "n": [whole, 1], "mixed": pd.Series([third, "–"], dtype=object)})
+    tables.write([tables.Table("made", "Made", frame, frame)], tmp_path)
+    assert (tmp_path / "made.csv").read_text().splitlines()[1] == f"0.3333333333,{whole},0.3333333333"
+    row, _ = json.loads((tmp_path / "made.json").read_text())["rows"]
+    assert row == {"float": 0.3333333333, "n": whole, "mixed": 0.3333333333}
+    assert frame["float"].tolist() == [third, 1.0], "the table itself keeps all digits"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -86,7 +86,7 @@ def test_bounds_of_the_statistics(adapted, tokens):
     with gate_statistics(model) as collector:
         model(tokens)
     for statistics in collector.result().values():
-        assert statistics.mean_gate.tolist() == [0.25] * 4
+        assert statistics.mean_gate.tolist() == pytest.approx([0.25] * 4)
         assert statistics.entropy == pytest.approx(math.log(4))
 
 

