@@ -120,7 +120,7 @@ def test_a_report_needs_no_torch(results):
     code = f"""
 import sys
 from pathlib import Path
-from harness import reporting
+from floe_bench.harness.report import build
 from floe_bench.harness.report import tables
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.store.folder import Store
