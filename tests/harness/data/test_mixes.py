@@ -137,7 +137,8 @@ def test_the_share_of_validation_rows_is_the_fraction():
 @pytest.mark.slow
 def test_the_split_is_the_same_in_any_process():
     program = """
-from harness import data, profiles, sources
+from floe_bench.harness.data import mixes, sources
+from floe_bench.harness.spec import profiles
 values = profiles.load("smoke", {"data.train_rows": 100}).data
 print(mixes.split_mix("mixed", sources.open_source(values), values).digest)
 """
