@@ -185,7 +185,7 @@ def test_forgetting_is_measured_against_the_bare_model_even_if_it_was_not_run(tm
 def test_a_diverging_training_is_a_failed_record_and_is_tried_again(tmp_path):
     diverging = ("--methods", "base,lora", "--set", "train.learning_rate=1e30", "--set", "train.epochs=3")
     ran = run(tmp_path, *diverging, expect=1)
-    assert "FAILED: harness.train.NonFiniteLoss" in ran.stderr
+    assert "FAILED: floe_bench.harness.training.trainer.NonFiniteLoss" in ran.stderr
     (record,) = (tmp_path / "tiny" / "records").glob("*lora*.json")
     content = json.loads(record.read_text())
     assert content["status"] == "failed" and "Traceback" in content["error"]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.data.tokens import Example, by_length, collate
-from floe_bench.harness.floe.labels import at_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +19,8 @@ def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_
     """
     import pandas as pd
     import torch
+
+    from floe_bench.harness.floe.labels import at_labels
 
     nll = [0.0] * len(examples)
     tokens = [0] * len(examples)
