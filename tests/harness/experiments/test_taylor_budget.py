@@ -106,7 +106,8 @@ def test_without_its_reference_a_row_has_scores_and_no_difference(made):
 
 @pytest.mark.slow
 def test_runs_for_real(ran_experiment, tmp_path):
-    _, (trained, sweep) = ran_experiment(taylor_budget, tmp_path, mixes="dolly", study__taylor_budgets=[0.1, 1.0])
+    budgets = {"selection__taylor_budget": 0.5, "study__taylor_budgets": [0.1, 1.0]}
+    _, (trained, sweep) = ran_experiment(taylor_budget, tmp_path, mixes="dolly", **budgets)
     assert trained.frame["c"].tolist() == pytest.approx([0.25, 0.5, 1.0])
     assert trained.frame["taylor_spent"].is_monotonic_increasing
     assert not trained.frame["taylor_spent"].gt(trained.frame["c"] + 1e-9).any()
