@@ -6,22 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from floe_bench.harness.contracts.plan import OWN_ROWS, Sample
+from floe_bench.harness.contracts.rows import Row, RowSource
+from floe_bench.harness.contracts.score import Score, Scored
 from floe_bench.harness.spec.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from peft import PeftConfig
-from floe_bench.harness.contracts.plan import OWN_ROWS, Sample
-from floe_bench.harness.contracts.rows import Row, RowSource
-from floe_bench.harness.contracts.score import Score, Scored
 
 Arrays = dict[str, "np.ndarray"]
-
-
 Batch = dict[str, Any]
-
-
 Scorer = Callable[..., Arrays]
 """`scorer(model, batches, **parameters)`: named arrays; batches hold input_ids, attention_mask, labels."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -10,9 +10,6 @@ from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.spec.base import Data
 from floe_bench.harness.spec.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 class Cost(Data):

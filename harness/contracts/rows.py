@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Any, Literal, Protocol
 
 Columns = Sequence[str] | Mapping[str, type]
 """Columns of text, or columns with their types."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from floe_bench.harness.spec.base import Data
+
 if TYPE_CHECKING:
     import pandas as pd
-from floe_bench.harness.spec.base import Data
 
 
 class Score(Data):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.record import Record, Stage
 from floe_bench.harness.spec.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-from floe_bench.harness.contracts.cell import Cell
-from floe_bench.harness.contracts.inputs import Arrays
-from floe_bench.harness.contracts.record import Record, Stage
 
 
 class Results(Protocol):

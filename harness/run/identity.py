@@ -1,4 +1,4 @@
-"""A cell's identity, from what the session has read."""
+"""A cell's identity, from its rows, items and base model as they were read."""
 
 from __future__ import annotations
 

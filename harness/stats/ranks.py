@@ -7,10 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from floe_bench.harness.stats.resampling import (
-    pair,
-    vector,
-)
+from floe_bench.harness.stats.resampling import pair, vector
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
