@@ -4,12 +4,12 @@ lora_alpha stays as set while r varies (METHOD's rule for every rank).
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 import floe_bench
-from floe_bench import MethodInputs, UsageError
+from floe_bench import Matched, MethodInputs, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -28,14 +28,14 @@ class MatchOptions(floe_bench.Options):
 
 def matched_rank(
     inputs: MethodInputs, match: str | None, config_at: Callable[[int], "PeftConfig"]
-) -> tuple[int | None, dict[str, Any]]:
-    """The r >= 1 whose trainable parameters come nearest to the matched method's; and what of it to record.
+) -> tuple[int | None, Matched | None]:
+    """The r >= 1 whose trainable parameters come nearest to the matched method's; and how near they come.
 
     Trainable parameters are affine in r: two counts give the line, the ranks around its solution the nearest.
-    (None, {}) where nothing is to be matched. Raises UsageError for a method that trains nothing.
+    (None, None) where nothing is to be matched. Raises UsageError for a method that trains nothing.
     """
     if match is None:
-        return None, {}
+        return None, None
     target = inputs.planned_trainable(match)
     if not target:
         raise UsageError(f"option match: method '{match}' trains nothing, so no rank matches it: name one that trains")
@@ -44,5 +44,5 @@ def matched_rank(
     counts = {r: one + (r - 1) * (two - one) for r in (below, below + 1)}
     r = min(counts, key=lambda r: abs(counts[r] - target))
     ratio = counts[r] / target
-    matched = {"method": match, "target": target, "ratio": ratio, "within_tolerance": abs(ratio - 1) <= TOLERANCE}
-    return r, {"match": matched}
+    near = abs(ratio - 1) <= TOLERANCE
+    return r, Matched(method=match, target=target, ratio=ratio, within_tolerance=near)

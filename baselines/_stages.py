@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from floe_bench import OWN_ROWS, AdapterPlan, MethodInputs, Sample, UsageError
+from floe_bench import OWN_ROWS, AdapterPlan, MethodInputs, Sample, Searched, Selected, Trial, UsageError
 from floe_bench.harness.floe import selection
 from floe_bench.harness.floe.fisher import fisher_diagonal
 from floe_bench.harness.floe.rank_search import RankSearch
 
 if TYPE_CHECKING:
     from floe_bench.harness.floe.tuner import MoeLoraConfig
+
+
+class LayerFacts(TypedDict):
+    """What an `AdapterPlan` keeps of a selection of layers."""
+
+    k: int
+    scores: dict[str, list[float]]
+    selected: Selected
 
 
 def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int | None = None) -> MoeLoraConfig:
@@ -46,10 +54,11 @@ def layer_gradients(inputs: MethodInputs, sample: Sample = OWN_ROWS) -> np.ndarr
 
 def select_layers(
     inputs: MethodInputs, sample: Sample = OWN_ROWS, fisher: np.ndarray | None = None
-) -> tuple[selection.Selection, dict[str, Any]]:
-    """FLoE's layers (METHOD, stage 2) and the scores, for the record: Fisher under the Taylor budget.
+) -> tuple[tuple[int, ...], LayerFacts]:
+    """Select FLoE's layers by Fisher under the Taylor budget (arXiv 2506.00495, layer selection).
 
-    fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher.
+    fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher. Returns the layers, and what of their
+    selection goes into the plan.
     """
     from floe_bench.harness.floe import importance
 
@@ -65,30 +74,26 @@ def select_layers(
             f"{taylor.min() / taylor.sum():.3g} of all Taylor importance"
         )
     scores = diagonal if fisher is None else fisher
-    chosen = selection.select(scores, taylor, share * float(taylor.sum()), max_layers(inputs))
-    details = {
-        "fisher_diagonal": diagonal.tolist(),
-        "taylor": taylor.tolist(),
-        "taylor_budget": share * float(taylor.sum()),
-        "taylor_spent": chosen.taylor_spent,
-        "objective": chosen.objective,
-        "greedy_objective": chosen.greedy_objective,
-    }
-    return chosen, details
+    k, budget = max_layers(inputs), share * float(taylor.sum())
+    chosen = selection.select(scores, taylor, budget, k)
+    selected = Selected(
+        taylor_budget=budget,
+        taylor_spent=chosen.taylor_spent,
+        objective=chosen.objective,
+        greedy_objective=chosen.greedy_objective,
+    )
+    layer_scores = {"fisher": diagonal.tolist(), "taylor": taylor.tolist()}
+    return chosen.layers, LayerFacts(k=k, scores=layer_scores, selected=selected)
 
 
 def with_searched_rank(
-    inputs: MethodInputs, layers: Sequence[int], search: RankSearch, details: dict[str, Any]
+    inputs: MethodInputs, layers: Sequence[int], search: RankSearch, facts: LayerFacts
 ) -> AdapterPlan:
-    """Stage 4's plan: MoE-LoRA of the found rank on the layers, with the search's history for the record."""
-    history = {
-        "trials": [vars(trial) for trial in search.trials],
-        "unique_trainings": search.unique_trainings,
-        "optimum_at_edge": search.at_edge,
-    }
-    return AdapterPlan(
-        "adapter",
-        moe_lora(inputs, layers, search.r),
-        rank_range=(search.low, search.high),
-        details=details | history,
+    """Plan MoE-LoRA of the found rank on the layers, and keep the search's history."""
+    searched = Searched(
+        trials=tuple(Trial(**vars(trial)) for trial in search.trials),
+        unique_trainings=search.unique_trainings,
+        optimum_at_edge=search.at_edge,
     )
+    config = moe_lora(inputs, layers, search.r)
+    return AdapterPlan("adapter", config, rank_range=(search.low, search.high), searched=searched, **facts)

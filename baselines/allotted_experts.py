@@ -15,8 +15,8 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     experts = allot(scores, inputs.settings.adapter.num_experts)
     config = moe_lora(inputs)
     config.experts_pattern = {rf"layers\.{layer}\..*": int(count) for layer, count in enumerate(experts)}
-    details = {"fisher_diagonal": scores.tolist(), "experts": experts.tolist()}
-    return AdapterPlan("adapter", config, details=details)
+    fisher = {"fisher": scores.tolist()}
+    return AdapterPlan("adapter", config, scores=fisher, details={"experts": experts.tolist()})
 
 
 def allot(scores: np.ndarray, per_layer: int) -> np.ndarray:

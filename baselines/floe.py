@@ -20,12 +20,12 @@ class Options(floe_bench.Options):
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    chosen, details = select_layers(inputs)
+    layers, facts = select_layers(inputs)
     settings = inputs.settings.search
     workspace = inputs.workspace("rank_search")
 
     def validation_nll(r: int, share: float) -> float:
-        return inputs.probe(moe_lora(inputs, chosen.layers, r), share)
+        return inputs.probe(moe_lora(inputs, layers, r), share)
 
     found = halving_search(
         validation_nll,
@@ -38,4 +38,4 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     )
     for r, share in found.trainings:  # a search that was killed and resumed has not asked for all: charge them alike
         validation_nll(r, share)
-    return with_searched_rank(inputs, chosen.layers, found, details)
+    return with_searched_rank(inputs, layers, found, facts)

@@ -23,8 +23,8 @@ class Options(SampleOptions):
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    chosen, details = select_layers(inputs, options.sample, layer_fisher(inputs, options))
-    return AdapterPlan("adapter", moe_lora(inputs, chosen.layers), details=details)
+    layers, facts = select_layers(inputs, options.sample, layer_fisher(inputs, options))
+    return AdapterPlan("adapter", moe_lora(inputs, layers), **facts)
 
 
 def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:

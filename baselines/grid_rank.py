@@ -13,8 +13,8 @@ class Options(floe_bench.Options):
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    chosen, details = select_layers(inputs)
+    layers, facts = select_layers(inputs)
     search = inputs.settings.search
     ranks = range(search.r_min, search.r_max + 1, options.step)
-    found = exhaustive(lambda r: inputs.probe(moe_lora(inputs, chosen.layers, r)), ranks)
-    return with_searched_rank(inputs, chosen.layers, found, details)
+    found = exhaustive(lambda r: inputs.probe(moe_lora(inputs, layers, r)), ranks)
+    return with_searched_rank(inputs, layers, found, facts)

@@ -18,5 +18,5 @@ class Options(MatchOptions):
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, r=r))
-    return AdapterPlan("adapter", moe_lora(inputs, r=r or options.r), details=details)
+    r, matched = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, r=r))
+    return AdapterPlan("adapter", moe_lora(inputs, r=r or options.r), matched=matched)

@@ -6,7 +6,7 @@ import numpy as np
 
 from floe_bench import AdapterPlan, MethodInputs
 from floe_bench.baselines._sample import SampleOptions
-from floe_bench.baselines._stages import layer_gradients, moe_lora
+from floe_bench.baselines._stages import layer_gradients, max_layers, moe_lora
 from floe_bench.harness.floe.fisher import fisher_diagonal
 
 Name = Literal[
@@ -22,7 +22,8 @@ class Options(SampleOptions):
 
 
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
-    return AdapterPlan("nothing", details={name: _score(inputs, options, name) for name in options.scores})
+    scores = {name: _score(inputs, options, name) for name in options.scores}
+    return AdapterPlan("nothing", k=max_layers(inputs), scores=scores)
 
 
 def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:

@@ -40,5 +40,5 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
             task_type="CAUSAL_LM",
         )
 
-    r, details = matched_rank(inputs, options.match, config)
-    return AdapterPlan("adapter", config(r or options.r or adapter.r), details=details)
+    r, matched = matched_rank(inputs, options.match, config)
+    return AdapterPlan("adapter", config(r or options.r or adapter.r), matched=matched)

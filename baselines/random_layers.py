@@ -15,5 +15,5 @@ class Options(MatchOptions):
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     generator = np.random.default_rng([options.draw, inputs.seed])
     layers = generator.choice(inputs.n_layers, size=max_layers(inputs), replace=False).tolist()
-    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
-    return AdapterPlan("adapter", moe_lora(inputs, layers, r), details=details)
+    r, matched = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
+    return AdapterPlan("adapter", moe_lora(inputs, layers, r), k=len(layers), matched=matched)

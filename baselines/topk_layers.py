@@ -17,9 +17,14 @@ class Options(MatchOptions):
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     scores = layer_scores(inputs, options.score)
     layers = np.argsort(-scores, kind="stable")[: max_layers(inputs)].tolist()
-    r, details = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
-    details[options.score] = scores.tolist()
-    return AdapterPlan("adapter", moe_lora(inputs, layers, r), details=details)
+    r, matched = matched_rank(inputs, options.match, lambda r: moe_lora(inputs, layers, r))
+    return AdapterPlan(
+        "adapter",
+        moe_lora(inputs, layers, r),
+        k=len(layers),
+        scores={options.score: scores.tolist()},
+        matched=matched,
+    )
 
 
 def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:

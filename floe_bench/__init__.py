@@ -2,7 +2,7 @@
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import EvaluationInputs, MethodInputs
-from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Sample
+from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Matched, Sample, Searched, Selected, Trial
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.rows import Row, RowSource
 from floe_bench.harness.contracts.score import Score, Scored
@@ -16,6 +16,7 @@ __all__ = [
     "AdapterPlan",
     "Cell",
     "EvaluationInputs",
+    "Matched",
     "MethodInputs",
     "Options",
     "Record",
@@ -25,7 +26,10 @@ __all__ = [
     "Sample",
     "Score",
     "Scored",
+    "Searched",
+    "Selected",
     "Settings",
     "Table",
+    "Trial",
     "UsageError",
 ]

@@ -117,8 +117,8 @@ def test_every_record_comes_from_committed_code_and_keeps_its_items(folder):
     for record in store.records():
         assert record.status == "ok" and record.provenance["git"]["dirty"] is False
         for name, score in record.scores.items():
-            stage = record.stages[f"evaluation:{name}"]
-            items = read_items(store.folder / "stages" / str(stage) / "items.parquet")
+            stage = record.stages.evaluations[name]
+            items = read_items(store.folder / "stages" / stage / "items.parquet")
             assert len(items) == score.n_items
             if "acc" in score.metrics:
                 right = [p == a for p, a in zip(items["predicted"], items["answer"], strict=True)]

@@ -167,7 +167,7 @@ def test_methods_share_stages_and_each_is_charged(tmp_path):
     stages = tmp_path / "tiny" / "stages"
     records = [json.loads(path.read_text()) for path in (tmp_path / "tiny" / "records").glob("*.json")]
     plans = {record["cell"]["method"]: record["plan"] for record in records}
-    ranks = {t["r"] for name in ("grid_rank", "floe") for t in plans[name]["details"]["trials"]}
+    ranks = {t["r"] for name in ("grid_rank", "floe") for t in plans[name]["searched"]["trials"]}
     assert len(list(stages.glob("probe-*"))) == len(ranks)
     assert len(list(stages.glob("measure-*"))) == 2
     charged = {name: plan["cost_by_kind"]["pilot"]["tokens"] for name, plan in plans.items()}

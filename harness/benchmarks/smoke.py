@@ -78,8 +78,8 @@ def _differences(runs: dict[str, dict[str, Record]]) -> dict[str, Any]:
 def _facts(record: Record) -> dict[str, Any]:
     return {
         "status": record.status,
-        "layers": record.plan["layers"],
-        "r": record.plan["r"],
+        "layers": record.plan.layers,
+        "r": record.plan.r,
         "acc": record.scores[record.settings.eval.primary].metrics["acc"],
         "nll": record.scores["validation_nll"].metrics[f"nll_{record.cell.mix}"],
     }

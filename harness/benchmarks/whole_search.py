@@ -63,7 +63,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
         "layers": layers,
         "r": r,
         "by_kind": by_kind,
-        "trainings": plan.details["unique_trainings"],
+        "trainings": plan.searched.unique_trainings,
     }
     against = ("search", "hydralora")
     yield Measurement(

@@ -72,7 +72,7 @@ def to_text(record: Record, name: str) -> str:
         + (" with uncommitted changes" if git.get("dirty") else ""),
         f"  model      {record.settings.model.id}, {made.get('model', record.identity.get('model'))}",
         f"  hardware   {_pairs(made.get('hardware', {}))}",
-        f"  data       {_pairs({k: v for k, v in record.data.items() if not isinstance(v, dict)})}",
+        f"  data       {_pairs({k: v for k, v in record.data if not isinstance(v, dict)})}",
     ]
     if record.status == "failed":
         return "\n".join([*lines, "", (record.error or "").rstrip()])
@@ -83,23 +83,34 @@ def to_text(record: Record, name: str) -> str:
         shown = {k: v for k, v in score.metrics.items() if not k.startswith("acc_subject_")}
         lines += [f"    {metric:<18} {value:.5g}" for metric, value in shown.items()]
     lines += ["", "stages"]
-    for role, stages in record.stages.items():
-        lines += [f"  {role}: {stage}" for stage in ([stages] if isinstance(stages, str) else stages)]
+    lines += [f"  planning: {stage}" for stage in record.stages.planning]
+    if record.stages.training:
+        lines.append(f"  training: {record.stages.training}")
+    lines += [f"  evaluation {name}: {stage}" for name, stage in record.stages.evaluations.items()]
     return "\n".join(lines)
 
 
 def _plan_lines(record: Record) -> list[str]:
     plan = record.plan
-    share = plan["trainable_parameters"] / plan["base_parameters"]
+    share = plan.trainable_parameters / plan.base_parameters
     lines = [
         "plan",
-        f"  trains {plan['adapts']}: layers {plan['layers']}, r {plan['r'] if plan['r'] is not None else MISSING}, "
-        f"{plan['trainable_parameters']:,} parameters ({share:.3%})",
+        f"  trains {plan.adapts}: layers {list(plan.layers)}, r {plan.r if plan.r is not None else MISSING}, "
+        f"{plan.trainable_parameters:,} parameters ({share:.3%})",
         f"  planning: {record.planning_cost.seconds:.1f} s, {record.planning_cost.tokens:,} tokens",
     ]
-    lines += [f"    {kind}: {_pairs(entry)}" for kind, entry in plan.get("cost_by_kind", {}).items()]
-    for name, value in plan["details"].items():
-        lines.append(f"  {name}: {_short(value)}")
+    lines += [f"    {kind}: {_pairs(vars(cost))}" for kind, cost in plan.cost_by_kind.items()]
+    lines += [f"  {name}: {_short(value)}" for name, value in (plan.scores | plan.details).items()]
+    for name, found in (("selected", plan.selected), ("matched", plan.matched)):
+        if found:
+            lines.append(f"  {name}: {_pairs(vars(found))}")
+    if plan.searched:
+        trials = plan.searched.trials
+        best_first = min(trials, key=lambda trial: trial.value)
+        lines.append(
+            f"  searched: {len(trials)} trials, {plan.searched.unique_trainings} trained, "
+            f"lowest NLL {best_first.value:.4g} in trial {best_first.number}"
+        )
     return lines
 
 
@@ -120,11 +131,9 @@ def _training_lines(record: Record) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """Numbers to four digits; a long history by its length."""
+    """Numbers to four digits."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"{len(value)} entries, last {_pairs(value[-1])}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_short, value)) + "]"
     return str(value)

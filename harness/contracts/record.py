@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.plan import Matched, Searched, Selected
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.spec.base import Data
 from floe_bench.harness.spec.settings import Settings
@@ -20,6 +21,68 @@ class Cost(Data):
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(seconds=self.seconds + other.seconds, tokens=self.tokens + other.tokens)
+
+
+class KindCost(Cost):
+    """What the planning stages of one kind took."""
+
+    count: int
+
+
+class PlanFacts(Data):
+    """What a method decided, and the facts of the model that it decided on. Of a failed cell: nothing.
+
+    layers: those adapted or trained. n_layers: L, the model's. k: K, the most layers that the method could choose.
+    scores, selected, searched, matched, details: as in `AdapterPlan`.
+    """
+
+    adapts: Literal["adapter", "everything", "nothing"] = "nothing"
+    peft_config: dict[str, Any] | None = None
+    layers: tuple[int, ...] = ()
+    n_layers: int = 0
+    k: int | None = None
+    r: int | None = None
+    trainable_parameters: int = 0
+    base_parameters: int = 0
+    learning_rate_ratio: float = 1.0
+    scores: dict[str, list[float]] = Field(default_factory=dict)
+    selected: Selected | None = None
+    searched: Searched | None = None
+    matched: Matched | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+    cost_by_kind: dict[str, KindCost] = Field(default_factory=dict, description="pilot, measure, probe -> cost")
+
+
+class Overlap(Data):
+    """Which of an evaluation's `of` items share an n-gram of words with the training rows."""
+
+    n: int
+    items: tuple[int, ...]
+    of: int
+
+
+class DataFacts(Data):
+    """The cell's rows. overlap: per evaluation."""
+
+    source: str = ""
+    digest: str = ""
+    counts: dict[str, int] = Field(default_factory=dict)
+    train_rows: int = 0
+    validation_rows: int = 0
+    revisions: dict[str, str] = Field(default_factory=dict)
+    overlap: dict[str, Overlap] = Field(default_factory=dict)
+
+
+class StagesUsed(Data):
+    """The folders of the stages that a record rests on."""
+
+    planning: tuple[str, ...] = ()
+    training: str | None = None
+    evaluations: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.planning, *([self.training] if self.training else []), *self.evaluations.values()]
 
 
 class TrainOutcome(Data):
@@ -39,7 +102,7 @@ class TrainOutcome(Data):
     learning_rate: float
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Stage(Data):
@@ -52,6 +115,11 @@ class Stage(Data):
     result: dict[str, Any] = Field(default_factory=dict)
     cost: Cost = Cost()
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.kind}-{self.key}"
 
 
 class Record(Data):
@@ -66,9 +134,9 @@ class Record(Data):
     identity: dict[str, Any] = Field(description="what the key is the hash of, component by component")
     settings: Settings
     provenance: dict[str, Any] = Field(description="git commit, versions, hardware, time")
-    data: dict[str, Any] = Field(default_factory=dict, description="row counts, hashes, revisions")
-    plan: dict[str, Any] = Field(default_factory=dict)
+    data: DataFacts = DataFacts()
+    plan: PlanFacts = PlanFacts()
     planning_cost: Cost = Cost()
-    stages: dict[str, str | list[str]] = Field(default_factory=dict, description="role -> stage folder(s)")
+    stages: StagesUsed = StagesUsed()
     training: TrainOutcome | None = None
     scores: dict[str, Score] = Field(default_factory=dict)

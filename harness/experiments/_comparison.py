@@ -37,7 +37,7 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
             | {"mcnemar_p": pairing.mcnemar_p(results, pairs)}
             | pairing.columns("nll", nll, p_nll)
             | {
-                f"trainable_{name}": fmean(record.plan["trainable_parameters"] for record in side)
+                f"trainable_{name}": fmean(record.plan.trainable_parameters for record in side)
                 for name, side in zip("ab", zip(*pairs, strict=True), strict=True)
             }
             for ((mix, method), pairs), accuracy, p_accuracy, nll, p_nll in zip(

@@ -30,7 +30,7 @@ class Contrast:
     @property
     def trainings(self) -> tuple[tuple[Any, Any], ...]:
         """The two sides' training stages, seed by seed: rows with equal ones are one comparison."""
-        return tuple((a.stages.get("training"), b.stages.get("training")) for a, b in self.pairs)
+        return tuple((a.stages.training, b.stages.training) for a, b in self.pairs)
 
     @property
     def is_reference(self) -> bool:
@@ -119,12 +119,12 @@ def _seeds(n: int) -> str:
 
 
 def _columns(results: Results, row: Contrast) -> dict[str, Any]:
-    layers = dict.fromkeys(layers_text(record.plan["layers"]) for record in row.records)
+    layers = dict.fromkeys(layers_text(record.plan.layers) for record in row.records)
     return {
         **row.columns,
         "seeds": len(row.records),
         "layers": " | ".join(layers),
-        "trainable_parameters": fmean(record.plan["trainable_parameters"] for record in row.records),
+        "trainable_parameters": fmean(record.plan.trainable_parameters for record in row.records),
         "is": "reference" if row.is_reference else "same training" if row.is_same_training else "compared",
         **accuracy_columns(results, row.records),
         "nll": _mean(nll_of(record) for record in row.records),

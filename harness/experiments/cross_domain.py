@@ -87,7 +87,7 @@ def _overlaps(results: Results) -> list[dict[str, Any]]:
                 (results.find(cell), results.find(own))
                 for cell, own in zip(_seeded(method, mix, settings), _seeded("floe_layers", mix, settings), strict=True)
             ]
-            shared = [jaccard(a.plan["layers"], b.plan["layers"]) for a, b in pairs if a and b]
+            shared = [jaccard(a.plan.layers, b.plan.layers) for a, b in pairs if a and b]
             found.append({"mix": mix, "layers_from": origin, "jaccard": sum(shared) / len(shared) if shared else None})
     return found
 

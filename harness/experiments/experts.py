@@ -116,13 +116,13 @@ def latency_frame(results: Results) -> pd.DataFrame:
     rows = []
     for m, records in sorted(groups.items()):
         # The base model is one for all mixes and seeds, and was measured once.
-        once = {record.stages["evaluation:latency"]: record for record in records if "latency" in record.scores}
+        once = {record.stages.evaluations["latency"]: record for record in records if "latency" in record.scores}
         measured = [record.scores["latency"].metrics for record in once.values()]
         if measured:
             rows.append(
                 {"num_experts": m, "models": len(measured)}
                 | {name: float(np.median([metrics[name] for metrics in measured])) for name in LATENCIES}
-                | {"trainable_parameters": mean(record.plan["trainable_parameters"] for record in records)}
+                | {"trainable_parameters": mean(record.plan.trainable_parameters for record in records)}
             )
     base = next((row["ms_per_token"] for row in rows if row["num_experts"] == 0), None)
     return pd.DataFrame([row | {"of_base": row["ms_per_token"] / base if base else None} for row in rows])
@@ -164,12 +164,12 @@ def allotted_frame(results: Results) -> pd.DataFrame:
         if method != ALLOTTED:
             continue
         even = uniform.get((mix, results.settings.adapter.num_experts), [])
-        experts = dict.fromkeys(" ".join(map(str, record.plan["details"]["experts"])) for record in records)
+        experts = dict.fromkeys(" ".join(map(str, record.plan.details["experts"])) for record in records)
         columns = {
             "mix": mix,
             "experts": " | ".join(experts),
-            "total": mean(sum(record.plan["details"]["experts"]) for record in records),
-            "even_trainable": mean(record.plan["trainable_parameters"] for record in even),
+            "total": mean(sum(record.plan.details["experts"]) for record in records),
+            "even_trainable": mean(record.plan.trainable_parameters for record in even),
             "planning_seconds": mean(record.planning_cost.seconds for record in records),
         }
         rows.append(Contrast(columns, records, same_seeds(records, even)))

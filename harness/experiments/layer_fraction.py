@@ -99,9 +99,9 @@ def scores_frame(results: Results) -> pd.DataFrame:
             {
                 "mix": mix,
                 "k": k,
-                "n_layers": mean(len(record.plan["layers"]) for record in records),
+                "n_layers": mean(len(record.plan.layers) for record in records),
                 "seeds": len(records),
-                "layers": " | ".join(dict.fromkeys(layers_text(record.plan["layers"]) for record in records)),
+                "layers": " | ".join(dict.fromkeys(layers_text(record.plan.layers) for record in records)),
                 **accuracy_columns(results, records),
                 "nll": mean(nll_of(record) for record in records),
                 "forgetting": mean(forgetting_of(record) for record in records),
@@ -131,7 +131,7 @@ def memory_frame(results: Results) -> pd.DataFrame:
     rows = []
     for mix, by_k in _curves(results).items():
         records = [record for group in by_k.values() for record in group if record.training]
-        layers = [len(record.plan["layers"]) for record in records]
+        layers = [len(record.plan.layers) for record in records]
         if len(records) < 3 or len(set(layers)) < 2:
             continue
         for name in TRENDS:
@@ -145,13 +145,9 @@ def memory_frame(results: Results) -> pd.DataFrame:
 def _curves(results: Results) -> dict[str, dict[int, list[Record]]]:
     """mix -> K -> records, by rising K; of fractions that come to one K, a seed counts once."""
     found: dict[str, dict[int, list[Record]]] = {}
-    for (mix, k), records in grouped(results, lambda record: (record.cell.mix, _k(record))).items():
+    for (mix, k), records in grouped(results, lambda record: (record.cell.mix, record.plan.k)).items():
         found.setdefault(mix, {})[k] = list({record.cell.seed: record for record in records}.values())
     return {mix: dict(sorted(by_k.items())) for mix, by_k in found.items()}
-
-
-def _k(record: Record) -> int:
-    return selection.max_layers(record.settings.selection.layer_fraction, len(record.plan["details"]["taylor"]))
 
 
 def _measured(record: Record, name: str) -> float | None:

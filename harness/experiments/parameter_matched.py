@@ -34,11 +34,11 @@ def tables(results: Results) -> list[Table]:
                 "mix": record.cell.mix,
                 "method": record.cell.method,
                 "seed": record.cell.seed,
-                "layers": len(record.plan["layers"]),
-                "r": record.plan["r"],
-                "trainable_parameters": record.plan["trainable_parameters"],
-                "ratio": record.plan["details"].get("match", {"ratio": 1.0})["ratio"],
-                "within_tolerance": record.plan["details"].get("match", {"within_tolerance": True})["within_tolerance"],
+                "layers": len(record.plan.layers),
+                "r": record.plan.r,
+                "trainable_parameters": record.plan.trainable_parameters,
+                "ratio": record.plan.matched.ratio if record.plan.matched else 1.0,
+                "within_tolerance": record.plan.matched.within_tolerance if record.plan.matched else True,
                 "nll": nll_of(record),
             }
             for record in results.records

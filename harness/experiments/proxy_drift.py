@@ -95,13 +95,13 @@ def _agreement(pairs: list[tuple[Record, Record]]) -> dict[str, float | None]:
 
 
 def _agree(a: Record, b: Record) -> dict[str, float]:
-    scores, others = (np.asarray(record.plan["details"]["fisher_diagonal"]) for record in (a, b))
+    scores, others = (np.asarray(record.plan.scores["fisher"]) for record in (a, b))
     selection = a.settings.selection
     return {
         "spearman": spearman(scores, others),
         "kendall": kendall(scores, others),
         "jaccard_top_k": jaccard(top(scores, selection), top(others, selection)),
-        "jaccard_picks": jaccard(a.plan["layers"], b.plan["layers"]),
+        "jaccard_picks": jaccard(a.plan.layers, b.plan.layers),
     }
 
 

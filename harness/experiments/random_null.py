@@ -107,15 +107,15 @@ def places_frame(results: Results) -> pd.DataFrame:
                         "seed": seed,
                         "method": judged.cell.method,
                         "score": name,
-                        "layers": layers_text(judged.plan["layers"]),
-                        "n_layers": len(judged.plan["layers"]),
+                        "layers": layers_text(judged.plan.layers),
+                        "n_layers": len(judged.plan.layers),
                         "value": own,
                         "at_least_as_good": share,
                         "low": interval.low,
                         "high": interval.high,
                         "draws": len(null),
-                        "distinct_sets": len({tuple(record.plan["layers"]) for record in draws}),
-                        "k": len(draws[0].plan["layers"]),
+                        "distinct_sets": len({tuple(record.plan.layers) for record in draws}),
+                        "k": len(draws[0].plan.layers),
                     }
                     | {f"null_q{q}": float(np.percentile(null, q)) for q in (0, 25, 50, 75, 100)}
                 )
@@ -128,13 +128,11 @@ def objective_frame(results: Results) -> pd.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for (mix, seed), records in _by_seed(results).items():
-        fisher = next(
-            (record.plan["details"]["fisher_diagonal"] for record in records if record.cell.method == JUDGED[0]), None
-        )
-        distinct = list({tuple(record.plan["layers"]): record for record in _draws(records)}.values())
+        fisher = next((record.plan.scores["fisher"] for record in records if record.cell.method == JUDGED[0]), None)
+        distinct = list({tuple(record.plan.layers): record for record in _draws(records)}.values())
         if fisher is None or len(distinct) < 3:
             continue
-        objectives = [selection.objective(fisher, record.plan["layers"]) for record in distinct]
+        objectives = [selection.objective(fisher, record.plan.layers) for record in distinct]
         for name, (read, sign) in SCORES.items():
             values = [read(record) for record in distinct]
             if any(value is None for value in values) or not np.ptp(values):
@@ -161,7 +159,7 @@ def draws_frame(results: Results) -> pd.DataFrame:
                 "mix": mix,
                 "seed": seed,
                 "method": record.cell.method,
-                "layers": layers_text(record.plan["layers"]),
+                "layers": layers_text(record.plan.layers),
                 "nll": nll_of(record),
                 **accuracy_columns(results, [record]),
             }

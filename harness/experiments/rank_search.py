@@ -89,8 +89,9 @@ def tables(results: Results) -> list[Table]:
 
 def _curves(results: Results) -> list[tuple[Record, dict[int, float]]]:
     return [
-        (record, {trial["r"]: trial["value"] for trial in record.plan["details"]["trials"]})
+        (record, {trial.r: trial.value for trial in record.plan.searched.trials})
         for record in results.records
+        if record.plan.searched
     ]
 
 

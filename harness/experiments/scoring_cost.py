@@ -108,7 +108,7 @@ def cost_frame(results: Results) -> pd.DataFrame:
                     "ratio": min(timed) / least[1],
                     "ratio_linear": depth / least[0],
                     "ratio_quadratic": (depth / least[0]) ** 2,
-                    "base_parameters": records[0].plan["base_parameters"],
+                    "base_parameters": records[0].plan.base_parameters,
                     "full_fisher_bytes": 4 * (depth * theta) ** 2 if theta else None,
                 }
             )
@@ -139,7 +139,7 @@ def trend_frame(frame: pd.DataFrame, confidence: float) -> pd.DataFrame:
 
 
 def _depth(record: Record) -> int:
-    return len(record.plan["details"]["fisher"])
+    return record.plan.n_layers
 
 
 def _is_measure(stage: Stage, scorer: str) -> bool:
@@ -151,7 +151,7 @@ def _layer_parameters(records: dict[int, Record]) -> int | None:
     if len(records) < 2:
         return None
     (low, first), *_, (high, last) = records.items()
-    return (last.plan["base_parameters"] - first.plan["base_parameters"]) // (high - low)
+    return (last.plan.base_parameters - first.plan.base_parameters) // (high - low)
 
 
 def _cost_view(frame: pd.DataFrame) -> pd.DataFrame:

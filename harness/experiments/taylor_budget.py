@@ -108,7 +108,7 @@ def _contrast(mix: str, records: list[Record], own: list[Record]) -> Contrast:
     columns = {
         "mix": mix,
         "c": mean(share["budget"] for share in shares),
-        "n_layers": mean(len(record.plan["layers"]) for record in records),
+        "n_layers": mean(len(record.plan.layers) for record in records),
         "taylor_spent": mean(share["spent"] for share in shares),
         "fisher_left_out": mean(share["left_out"] for share in shares),
         "forgetting": mean(forgetting_of(record) for record in records),
@@ -117,12 +117,13 @@ def _contrast(mix: str, records: list[Record], own: list[Record]) -> Contrast:
 
 
 def _shares(record: Record) -> dict[str, float]:
-    details = record.plan["details"]
-    total, fisher = sum(details["taylor"]), sum(details["fisher_diagonal"])
+    found = record.plan.selected
+    assert found is not None  # the method selects under the budget
+    total, fisher = sum(record.plan.scores["taylor"]), sum(record.plan.scores["fisher"])
     return {
-        "budget": details["taylor_budget"] / total,
-        "spent": details["taylor_spent"] / total,
-        "left_out": 2 * details["objective"] / fisher if fisher else math.nan,
+        "budget": found.taylor_budget / total,
+        "spent": found.taylor_spent / total,
+        "left_out": 2 * found.objective / fisher if fisher else math.nan,
     }
 
 
@@ -144,11 +145,11 @@ def sweep_frame(results: Results) -> pd.DataFrame:
     """One row per mix, seed and c of a finer grid: the layers selected, and how many K-sets fit."""
     rows: list[dict[str, Any]] = []
     for (mix, seed), records in grouped(results, lambda record: (record.cell.mix, record.cell.seed)).items():
-        details = records[0].plan["details"]
-        fisher, taylor = np.array(details["fisher_diagonal"]), np.array(details["taylor"])
-        k = selection.max_layers(results.settings.selection.layer_fraction, len(taylor))
+        plan = records[0].plan
+        fisher, taylor, k = np.array(plan.scores["fisher"]), np.array(plan.scores["taylor"]), plan.k
+        assert k is not None  # as above
         limits = tuple(c * float(taylor.sum()) for c in FINE_GRID)
-        shares = feasible_shares(tuple(details["taylor"]), limits, k)
+        shares = feasible_shares(tuple(plan.scores["taylor"]), limits, k)
         free = selection.select(fisher, taylor, math.inf, k).layers
         for c, limit, share in zip(FINE_GRID, limits, shares, strict=True):
             fits = taylor.min() <= limit * (1 + selection.BUDGET_RTOL)

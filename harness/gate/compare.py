@@ -85,7 +85,7 @@ def _sizes(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
     """Trainable parameters of both, means over seeds, and how many times b's seconds a took."""
     seconds_a, seconds_b = (sum(map(_seconds, side)) for side in zip(*pairs, strict=True))
     trainable_a, trainable_b = (
-        float(np.mean([record.plan["trainable_parameters"] for record in side])) for side in zip(*pairs, strict=True)
+        float(np.mean([record.plan.trainable_parameters for record in side])) for side in zip(*pairs, strict=True)
     )
     return {
         "trainable_a": trainable_a,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.record import PlanFacts, Record
 from floe_bench.harness.contracts.tables import Results
 from floe_bench.harness.spec.base import Data
 from floe_bench.harness.store.keys import result_settings
@@ -86,11 +85,11 @@ def _expected_cell(record: Record, answers: dict[str, Answers]) -> ExpectedCell:
     spent = record.planning_cost
     training = record.training
     return ExpectedCell(
-        trainable_parameters=record.plan["trainable_parameters"],
-        layers=record.plan["layers"],
-        r=record.plan["r"],
-        data=record.data["digest"],
-        scores=_scores(record.plan["details"]),
+        trainable_parameters=record.plan.trainable_parameters,
+        layers=list(record.plan.layers),
+        r=record.plan.r,
+        data=record.data.digest,
+        scores=_scores(record.plan),
         answers=answers,
         seconds=round(
             spent.seconds
@@ -102,14 +101,10 @@ def _expected_cell(record: Record, answers: dict[str, Answers]) -> ExpectedCell:
     )
 
 
-def _scores(details: Mapping[str, Any]) -> dict[str, list[float]]:
-    """What planning measured: scores of layers, and single numbers such as selection's objective."""
-    lists = {name: [value] if isinstance(value, float) else value for name, value in details.items()}
-    return {
-        name: value
-        for name, value in lists.items()
-        if isinstance(value, list) and value and all(isinstance(number, (int, float)) for number in value)
-    }
+def _scores(plan: PlanFacts) -> dict[str, list[float]]:
+    """What planning measured: scores of layers, and the numbers of the selection."""
+    selected = {name: [value] for name, value in plan.selected or ()}
+    return plan.scores | selected
 
 
 def _answers(frame: pd.DataFrame, items: str) -> Answers:

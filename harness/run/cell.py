@@ -11,7 +11,7 @@ from typing import Any
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.plan import AdapterPlan
-from floe_bench.harness.contracts.record import Record, TrainOutcome
+from floe_bench.harness.contracts.record import DataFacts, Overlap, PlanFacts, Record, StagesUsed, TrainOutcome
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.data.contamination import NGRAM, TEXT_FIELDS, overlapping
 from floe_bench.harness.errors import UsageError
@@ -19,7 +19,7 @@ from floe_bench.harness.files import digest
 from floe_bench.harness.registry import MethodRef, find, parse_method
 from floe_bench.harness.run import stages
 from floe_bench.harness.run.evaluation_inputs import items_of
-from floe_bench.harness.run.method_inputs import Inputs
+from floe_bench.harness.run.method_inputs import Account, Inputs
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.store.provenance import provenance
 
@@ -44,7 +44,7 @@ def run_cell(session: Session, cell: Cell, identity: dict[str, Any]) -> Record:
         identity=identity,
         settings=session.settings.without_paths(),
         provenance=provenance() | {"model": session.model_ref.identity},
-        data=_data_facts(session, cell) | {"overlap": _overlap(session, cell, content.get("scores", {}))},
+        data=_data_facts(session, cell, content.get("scores", {})),
         **content,
     )
     session.store.write(record)
@@ -69,19 +69,14 @@ class _Steps:
             training = stages.run_training(self.session, rows, plan, self.cell.seed, expected)
         evals = [find("evaluation", name) for name in self.session.settings.eval.evals]
         scored = stages.run_evaluations(self.session, evals, plan, training)
-        used = {"planning": sorted(inputs.account.stages)} | {
-            f"evaluation:{name}": f"evaluation-{stage.key}" for name, stage in scored.items()
-        }
-        if training:
-            used["training"] = f"training-{training.key}"
         return {
-            "plan": plan_facts(plan, expected, self.session.n_layers)
-            | {
-                "base_parameters": self.session.base_parameters,
-                "cost_by_kind": inputs.account.by_kind,
-            },
+            "plan": plan_facts(self.session, plan, expected, inputs.account),
             "planning_cost": inputs.account.cost,
-            "stages": used,
+            "stages": StagesUsed(
+                planning=tuple(sorted(inputs.account.stages)),
+                training=training.folder if training else None,
+                evaluations={name: stage.folder for name, stage in scored.items()},
+            ),
             "training": TrainOutcome.model_validate(training.result) if training else None,
             "scores": {name: Score.model_validate(stage.result) for name, stage in scored.items()},
         }
@@ -95,38 +90,48 @@ def _planning_identity(identity: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def plan_facts(plan: AdapterPlan, expected: dict[str, int], n_layers: int) -> dict[str, Any]:
-    """The plan as JSON: what is trained, on which layers, at which rank."""
+def plan_facts(session: Session, plan: AdapterPlan, expected: dict[str, int], account: Account) -> PlanFacts:
+    """Record what is trained, on which layers, at which rank. expected: trainable parameter -> its size."""
     config = plan.peft_config
-    layers = list(getattr(config, "layers_to_transform", None) or range(n_layers))
-    return {
-        "adapts": plan.adapts,
-        "peft_config": _json_config(config) if config else None,
-        "layers": {"adapter": layers, "everything": list(range(n_layers)), "nothing": []}[plan.adapts],
-        "r": getattr(config, "r", None),
-        "trainable_parameters": sum(expected.values()),
-        "learning_rate_ratio": plan.learning_rate_ratio,
-        "details": plan.details,
-    }
+    every = tuple(range(session.n_layers))
+    adapted = tuple(getattr(config, "layers_to_transform", None) or every)
+    return PlanFacts(
+        adapts=plan.adapts,
+        peft_config=_json_config(config) if config else None,
+        layers={"adapter": adapted, "everything": every, "nothing": ()}[plan.adapts],
+        n_layers=session.n_layers,
+        k=plan.k,
+        r=getattr(config, "r", None),
+        trainable_parameters=sum(expected.values()),
+        base_parameters=session.base_parameters,
+        learning_rate_ratio=plan.learning_rate_ratio,
+        scores=plan.scores,
+        selected=plan.selected,
+        searched=plan.searched,
+        matched=plan.matched,
+        details=plan.details,
+        cost_by_kind=account.by_kind,
+    )
 
 
 def _json_config(config: Any) -> dict[str, Any]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
 
 
-def _data_facts(session: Session, cell: Cell) -> dict[str, Any]:
+def _data_facts(session: Session, cell: Cell, scores: dict[str, Score]) -> DataFacts:
     mix = session.mix(cell.mix)
-    return {
-        "source": session.source.kind,
-        "digest": mix.digest,
-        "counts": mix.counts,
-        "train_rows": len(mix.train),
-        "validation_rows": len(mix.validation),
-        "revisions": session.source.revisions,
-    }
+    return DataFacts(
+        source=session.source.kind,
+        digest=mix.digest,
+        counts=mix.counts,
+        train_rows=len(mix.train),
+        validation_rows=len(mix.validation),
+        revisions=session.source.revisions,
+        overlap=_overlap(session, cell, scores),
+    )
 
 
-def _overlap(session: Session, cell: Cell, scores: dict[str, Score]) -> dict[str, dict[str, Any]]:
+def _overlap(session: Session, cell: Cell, scores: dict[str, Score]) -> dict[str, Overlap]:
     """Per evaluation, the lines of its items that share an n-gram of words with the mix's training rows."""
     found = {}
     for name, score in scores.items():
@@ -139,6 +144,6 @@ def _overlap(session: Session, cell: Cell, scores: dict[str, Score]) -> dict[str
             if len(scored) != score.n_items or not all(set(TEXT_FIELDS) & set(item) for item in scored):
                 continue
             lines = overlapping(scored, session.mix(cell.mix).train)
-            session.overlaps[key] = {"n": NGRAM, "items": lines, "of": len(scored)}
+            session.overlaps[key] = Overlap(n=NGRAM, items=tuple(lines), of=len(scored))
         found[name] = session.overlaps[key]
     return found

@@ -113,7 +113,7 @@ def _row(record: Record, number: int, total: int) -> str:
     nll = record.scores["validation_nll"].metrics if "validation_nll" in record.scores else {}
     if f"nll_{record.cell.mix}" in nll:
         parts.append(f"NLL {nll[f'nll_{record.cell.mix}']:.3f}")
-    parts.append(f"{record.plan['trainable_parameters']:,} trainable")
+    parts.append(f"{record.plan.trainable_parameters:,} trainable")
     seconds = record.training.seconds if record.training else 0.0
     parts.append(f"planning {record.planning_cost.seconds:.0f} s, training {seconds:.0f} s")
     return f"{head} {', '.join(parts)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays, Scorer
 from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Sample
-from floe_bench.harness.contracts.record import Cost, Stage
+from floe_bench.harness.contracts.record import Cost, KindCost, Stage
 from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.data import mixes
 from floe_bench.harness.errors import UsageError
@@ -31,7 +31,7 @@ class Account:
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def charge(self, stage: Stage) -> Stage:
-        self.stages[f"{stage.kind}-{stage.key}"] = stage
+        self.stages[stage.folder] = stage
         return stage
 
     @property
@@ -39,16 +39,12 @@ class Account:
         return sum((stage.cost for stage in self.stages.values()), Cost())
 
     @property
-    def by_kind(self) -> dict[str, dict[str, Any]]:
-        """Per kind of stage: how many, seconds and tokens; a training that served planning is a pilot."""
-        table: dict[str, dict[str, Any]] = {}
+    def by_kind(self) -> dict[str, KindCost]:
+        """Sum the costs per kind of stage; a training that served planning is a pilot."""
+        costs: dict[str, list[Cost]] = {}
         for stage in self.stages.values():
-            kind = "pilot" if stage.kind == "training" else stage.kind
-            entry = table.setdefault(kind, {"count": 0, "seconds": 0.0, "tokens": 0})
-            entry["count"] += 1
-            entry["seconds"] += stage.cost.seconds
-            entry["tokens"] += stage.cost.tokens
-        return table
+            costs.setdefault("pilot" if stage.kind == "training" else stage.kind, []).append(stage.cost)
+        return {kind: KindCost(count=len(of), **vars(sum(of, Cost()))) for kind, of in costs.items()}
 
 
 class Inputs:

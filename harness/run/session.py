@@ -9,6 +9,7 @@ from typing import Any
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Batch
 from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.contracts.record import Overlap
 from floe_bench.harness.contracts.rows import Row, RowSource
 from floe_bench.harness.data import mixes, tokens
 from floe_bench.harness.data.mixes import MixData
@@ -35,7 +36,7 @@ class Session:
         self._varied: dict[tuple[Any, ...], Session] = {}
         self._base_models: dict[str, base_model.BaseModel] = {}
         self.items: dict[str, list[dict[str, Any]]] = {}
-        self.overlaps: dict[str, dict[str, Any]] = {}
+        self.overlaps: dict[str, Overlap] = {}
 
     def of(self, cell: Cell) -> Session:
         """The workbench for a cell: this one, or one under the settings that the cell varies.

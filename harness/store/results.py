@@ -48,12 +48,11 @@ class StoredResults:
 
     def stages(self, record: Record) -> list[Stage]:
         """What planning used: pilots (kind "training"), measures and probes."""
-        return [self._stage(name) for name in record.stages["planning"]]
+        return [self._stage(name) for name in record.stages.planning]
 
     def origins(self, record: Record) -> list[dict[str, Any]]:
         """Versions, hardware, commit and time of the record and of every stage that it rests on."""
-        names = [name for value in record.stages.values() for name in ([value] if isinstance(value, str) else value)]
-        return [record.provenance, *(self._stage(name).provenance for name in names)]
+        return [record.provenance, *(self._stage(name).provenance for name in record.stages.all)]
 
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         found = [
@@ -67,13 +66,13 @@ class StoredResults:
             raise ValueError(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
         if not found:
             return None
-        return read_arrays(self._file(f"measure-{found[0].key}", "arrays.safetensors"))
+        return read_arrays(self._file(found[0].folder, "arrays.safetensors"))
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
         """The evaluation's items, one line each; read-only, as the next that asks may get the same frame."""
         if evaluation not in record.scores:
             raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
-        return self._read_items(self._file(str(record.stages[f"evaluation:{evaluation}"]), "items.parquet"))
+        return self._read_items(self._file(record.stages.evaluations[evaluation], "items.parquet"))
 
     def _stage(self, name: str) -> Stage:
         kind, _, key = name.rpartition("-")

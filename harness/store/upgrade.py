@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from floe_bench.harness.contracts.plan import Searched, Selected
+from floe_bench.harness.floe.selection import max_layers
+
 Content = dict[str, Any]
 
 
@@ -27,4 +30,36 @@ def _from_1(content: Content) -> Content:
     return content | {"settings": settings | {"selection": selection}}
 
 
-STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1}
+def _from_2(content: Content) -> Content:
+    """Version 2 kept a plan's facts in untyped details, without L and K, and the stages under their roles."""
+    if "settings" not in content:  # a stage
+        return content
+    stages = content["stages"]
+    evaluations = {role.partition(":")[2]: name for role, name in stages.items() if role.startswith("evaluation:")}
+    used = {"planning": stages.get("planning", []), "training": stages.get("training"), "evaluations": evaluations}
+    return content | {"plan": _plan_from_2(content) if content["plan"] else {}, "stages": used}
+
+
+def _plan_from_2(content: Content) -> Content:
+    plan, settings = dict(content["plan"]), content["settings"]
+    details = dict(plan.pop("details"))
+    n_layers = settings["model"]["config"]["num_hidden_layers"]
+    chose = details or len(plan["layers"]) < n_layers
+    plan |= {
+        "n_layers": n_layers,
+        "k": max_layers(settings["selection"]["layer_fraction"], n_layers) if chose else None,
+        "matched": details.pop("match", None),
+    }
+    if "trials" in details:
+        plan["searched"] = {name: details.pop(name) for name in Searched.model_fields}
+    if "objective" in details:
+        plan["selected"] = {name: details.pop(name) for name in Selected.model_fields}
+    plan["scores"] = {
+        "fisher" if name == "fisher_diagonal" else name: details.pop(name)
+        for name, value in list(details.items())
+        if isinstance(value, list) and all(isinstance(number, (int, float)) for number in value) and name != "experts"
+    }
+    return plan | {"details": details}
+
+
+STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}

@@ -36,8 +36,8 @@ def nll(r: int, share: float) -> float:
 def test_by_default_every_rank_is_judged_on_all_rows(planned):
     plan, asked = planned("floe")
     literal = search(lambda r: nll(r, 1.0), 2, 16, 30, 1, None)
-    assert plan.details["trials"] == [vars(trial) for trial in literal.trials]
-    assert plan.details["unique_trainings"] == len(set(asked)) == len(literal.ranks)
+    assert [vars(trial) for trial in plan.searched.trials] == [vars(trial) for trial in literal.trials]
+    assert plan.searched.unique_trainings == len(set(asked)) == len(literal.ranks)
     assert {share for _, share in asked} == {1.0}
     assert plan.peft_config.r == literal.r == 11
 
@@ -45,8 +45,8 @@ def test_by_default_every_rank_is_judged_on_all_rows(planned):
 def test_on_shares_the_best_rank_is_the_best_of_those_judged_on_all_rows(planned):
     plan, asked = planned("floe:shares=0.25+1")
     wanted = halving_search(nll, 2, 16, 30, 1, None, (0.25, 1.0))
-    assert plan.details["trials"] == [vars(trial) for trial in wanted.trials]
-    assert plan.details["unique_trainings"] == len(set(asked)) == wanted.unique_trainings
+    assert [vars(trial) for trial in plan.searched.trials] == [vars(trial) for trial in wanted.trials]
+    assert plan.searched.unique_trainings == len(set(asked)) == wanted.unique_trainings
     full = {r: nll(r, share) for r, share in asked if share == 1}
     assert plan.peft_config.r == min(full, key=full.__getitem__) == wanted.r
     assert len(full) < len({r for r, _ in asked})

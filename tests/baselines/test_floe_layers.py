@@ -59,7 +59,7 @@ def test_the_taylor_budget_keeps_out_layers_that_pre_training_depends_on(arrays,
     arrays["taylor"]["T"] = T
     plan = planned("floe_layers", made_inputs(selection__layer_fraction=K / L, selection__taylor_budget=0.03))
     assert best[0] not in plan.peft_config.layers_to_transform
-    assert plan.details["taylor_spent"] <= plan.details["taylor_budget"] == pytest.approx(0.03 * 105)
+    assert plan.selected.taylor_spent <= plan.selected.taylor_budget == pytest.approx(0.03 * 105)
 
 
 def test_trains_at_the_settings_rank_and_searches_none(made_inputs):
@@ -68,10 +68,10 @@ def test_trains_at_the_settings_rank_and_searches_none(made_inputs):
 
 
 def test_scores_are_recorded(arrays, made_inputs):
-    details = planned("floe_layers:fisher=full", made_inputs()).details
-    np.testing.assert_allclose(details["fisher_diagonal"], (arrays["fisher_gradients"]["G"] ** 2).mean(0))
-    assert details["taylor"] == [1.0] * L
-    assert details["objective"] <= details["greedy_objective"]
+    plan = planned("floe_layers:fisher=full", made_inputs())
+    np.testing.assert_allclose(plan.scores["fisher"], (arrays["fisher_gradients"]["G"] ** 2).mean(0))
+    assert plan.scores["taylor"] == [1.0] * L
+    assert plan.selected.objective <= plan.selected.greedy_objective
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def test_every_score_is_recorded_under_its_name(arrays, made_inputs):
         "true_fisher": (arrays["true_fisher_gradients"]["G"] ** 2).mean(axis=0),
         "parameter_diagonal": arrays["parameter_diagonal"]["D"],
     }
-    assert list(plan.details) == list(expected)
+    assert list(plan.scores) == list(expected)
     for name, scores in expected.items():
-        np.testing.assert_allclose(plan.details[name], scores)
+        np.testing.assert_allclose(plan.scores[name], scores)
 
 
 def test_trains_nothing(made_inputs):

@@ -72,18 +72,18 @@ def test_the_rank_is_the_nearest_of_all(at, bench, method, counts):
     plan = planned(bench, method, target)
     nearest = min(abs(count - target) for count in counts.values())
     assert abs(counts[plan.peft_config.r] - target) == nearest
-    recorded = plan.details["match"]
-    assert recorded["target"] == target and recorded["ratio"] == pytest.approx(counts[plan.peft_config.r] / target)
-    assert recorded["within_tolerance"] == (nearest <= TOLERANCE * target)
+    recorded = plan.matched
+    assert recorded.target == target and recorded.ratio == pytest.approx(counts[plan.peft_config.r] / target)
+    assert recorded.within_tolerance == (nearest <= TOLERANCE * target)
 
 
 def test_there_are_targets_that_some_rank_comes_near_and_others_that_none_does(bench, method, counts):
     near = planned(bench, method, round(1.01 * counts[12]))
-    assert near.peft_config.r == 12 and near.details["match"]["within_tolerance"]
+    assert near.peft_config.r == 12 and near.matched.within_tolerance
     between = planned(bench, method, round(0.6 * counts[1] + 0.4 * counts[2]))
-    assert between.peft_config.r == 1 and not between.details["match"]["within_tolerance"]
+    assert between.peft_config.r == 1 and not between.matched.within_tolerance
     beyond = planned(bench, method, counts[1] // 2)
-    assert beyond.peft_config.r == 1 and beyond.details["match"]["ratio"] == pytest.approx(2, rel=0.01)
+    assert beyond.peft_config.r == 1 and beyond.matched.ratio == pytest.approx(2, rel=0.01)
 
 
 def test_lora_alpha_stays_as_set(bench, method, counts):
@@ -98,7 +98,7 @@ def test_nothing_is_asked_for_where_nothing_is_to_be_matched():
     def never(r: int):
         raise AssertionError
 
-    assert matched_rank(None, None, never) == (None, {})  # pyright: ignore[reportArgumentType]
+    assert matched_rank(None, None, never) == (None, None)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,14 @@ def test_a_run_matches_what_floe_trains_and_is_not_charged_for_its_search(tmp_pa
     matched = cell("hydralora:match=floe")
     record = run_cell(bench, matched, identity_of(bench, matched))
     assert record.status == "ok", record.error
-    assert record.stages["planning"] == [] and record.plan["cost_by_kind"] == {}
+    assert record.stages.planning == () and record.plan.cost_by_kind == {}
     assert (record.planning_cost.seconds, record.planning_cost.tokens) == (0, 0)
     floe = run_cell(bench, cell("floe"), identity_of(bench, cell("floe")))
     assert floe.planning_cost.tokens > 0
-    assert record.plan["details"]["match"]["target"] == floe.plan["trainable_parameters"]
+    assert record.plan.matched and record.plan.matched.target == floe.plan.trainable_parameters
     inputs = Inputs(bench, matched, {})
-    assert inputs.planned_trainable("floe") == floe.plan["trainable_parameters"]
+    assert inputs.planned_trainable("floe") == floe.plan.trainable_parameters
     assert inputs.account.stages == {}
     planned = plan_cell(bench, matched)
-    assert set(planned.trainable_parameters) == {record.plan["trainable_parameters"]}
+    assert set(planned.trainable_parameters) == {record.plan.trainable_parameters}
     assert planned.status == "done" and planned.stages_done == planned.stages_asked == {"training": 1}

@@ -1,10 +1,12 @@
 """Made-up records: what a finished cell of a small grid looks like."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.plan import Searched, Trial
 from floe_bench.harness.contracts.record import Cost, Record
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.experiments import main
@@ -28,6 +30,12 @@ def record(method: str, seed: int, accuracy: float, time: str = "2026-01-01", **
         "planning_cost": Cost(seconds=5, tokens=50),
     }  # fmt: skip
     return Record.model_validate(content | changes)
+
+
+def history(curve: Mapping[int, float]) -> Searched:
+    """The history of a search that tried each rank of the curve once."""
+    trials = tuple(Trial(number=i, r=r, value=value, reused=False) for i, (r, value) in enumerate(curve.items()))
+    return Searched(trials=trials, unique_trainings=len(curve), optimum_at_edge=False)
 
 
 class MadeResults(StoredResults):

@@ -59,7 +59,7 @@ def _curves(results: Results) -> list[list[Record]]:
         cell = record.cell
         if VARIED in dict(cell.varied):
             others = tuple((key, value) for key, value in cell.varied if key != VARIED)
-            curves[cell.mix, cell.method, cell.seed, others].setdefault(len(record.plan["layers"]), record)
+            curves[cell.mix, cell.method, cell.seed, others].setdefault(len(record.plan.layers), record)
     return [[curve[count] for count in sorted(curve)] for curve in curves.values() if len(curve) >= MIN_COUNTS]
 
 
@@ -78,7 +78,7 @@ def _cliffs(
     for step, p in zip(steps, holm([step.p for step in steps]), strict=True):
         significant = p is not None and p < 1 - results.settings.study.confidence
         if significant and step.loss >= SHARE * fall:
-            counts = len(step.more.plan["layers"]), len(step.fewer.plan["layers"])
+            counts = len(step.more.plan.layers), len(step.fewer.plan.layers)
             message = (
                 f"{name} falls off between {counts[0]} and {counts[1]} adapted layers: it is worse by {step.loss:.3g}, "
                 f"{step.loss / fall:.0%} of all that the curve loses (Holm-adjusted p {p:.2g})"

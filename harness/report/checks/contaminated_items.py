@@ -28,16 +28,16 @@ NUMBER = 9
 def find(results: Results) -> list[Finding]:
     groups: dict[tuple[str, str, int, tuple[int, ...]], list[Record]] = defaultdict(list)
     for record in results.records:
-        for evaluation, overlap in record.data.get("overlap", {}).items():
-            if overlap["items"]:
-                groups[evaluation, record.cell.mix, overlap["n"], tuple(overlap["items"])].append(record)
+        for evaluation, overlap in record.data.overlap.items():
+            if overlap.items:
+                groups[evaluation, record.cell.mix, overlap.n, overlap.items].append(record)
     return [_finding(results, *group, records) for group, records in groups.items()]
 
 
 def _finding(
     results: Results, evaluation: str, mix: str, n: int, overlapping: tuple[int, ...], records: list[Record]
 ) -> Finding:
-    of = records[0].data["overlap"][evaluation]["of"]
+    of = records[0].data.overlap[evaluation].of
     chance = records[0].scores[evaluation].chance
     guessing = "" if chance is None else f", guessing gives {chance:.0%}"
     confidence = results.settings.study.confidence

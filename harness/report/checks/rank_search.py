@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from floe_bench.harness.contracts.plan import Searched, Trial
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
 from floe_bench.harness.report.checks import Finding
@@ -37,13 +37,13 @@ LATE_SHARE = 0.2
 def find(results: Results) -> list[Finding]:
     findings = []
     for record in results.records:
-        details = record.plan.get("details", {})
-        if not details.get("trials"):
+        searched = record.plan.searched
+        if searched is None:
             continue
         messages = (
-            _at_edge(record, details),
-            _flat(details["trials"], results.settings.study.confidence),
-            _not_converged(record, details["trials"]),
+            _at_edge(record, searched),
+            _flat(searched.trials, results.settings.study.confidence),
+            _not_converged(record, searched.trials),
         )
         findings += [
             Finding("rank_search", NUMBER, message, (record.cell.label,)) for message in messages if message is not None
@@ -51,23 +51,21 @@ def find(results: Results) -> list[Finding]:
     return findings
 
 
-def _at_edge(record: Record, details: dict[str, Any]) -> str | None:
-    if not details["optimum_at_edge"]:
+def _at_edge(record: Record, searched: Searched) -> str | None:
+    if not searched.optimum_at_edge:
         return None
-    ranks = [trial["r"] for trial in details["trials"]]
-    return (
-        f"the best rank, {record.plan['r']}, is on the edge of the range searched (tried: {min(ranks)} to {max(ranks)})"
-    )
+    ranks = [trial.r for trial in searched.trials]
+    return f"the best rank, {record.plan.r}, is on the edge of the range searched (tried: {min(ranks)} to {max(ranks)})"
 
 
-def _flat(trials: Sequence[dict[str, Any]], confidence: float) -> str | None:
+def _flat(trials: Sequence[Trial], confidence: float) -> str | None:
     """Compared with the studentized range: how far apart the extremes of as many values of pure noise lie.
 
     A trial that was pruned, at a share of the rows, is left out: its value is no point of the same curve.
     """
     from scipy.stats import studentized_range
 
-    curve = sorted({trial["r"]: trial["value"] for trial in trials if trial.get("share", 1.0) == 1.0}.items())
+    curve = sorted({trial.r: trial.value for trial in trials if trial.share == 1.0}.items())
     if len(curve) < MIN_RANKS:
         return None
     ranks, values = zip(*curve, strict=True)
@@ -92,17 +90,17 @@ def _roughness(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.sqrt(np.mean(residuals**2 / (1 + left**2 + (1 - left) ** 2))))
 
 
-def _not_converged(record: Record, trials: Sequence[dict[str, Any]]) -> str | None:
-    ranks = [trial["r"] for trial in trials]
+def _not_converged(record: Record, trials: Sequence[Trial]) -> str | None:
+    ranks = [trial.r for trial in trials]
     search = record.settings.search
     exhausted = len(set(ranks)) > search.r_max - search.r_min
     in_order = ranks == sorted(set(ranks))  # an exhaustive search: its last trial is its largest rank
     if exhausted or in_order:
         return None
-    first = next(i for i, trial in enumerate(trials, 1) if trial["r"] == record.plan["r"])
+    first = next(i for i, trial in enumerate(trials, 1) if trial.r == record.plan.r)
     if first <= len(trials) - math.ceil(LATE_SHARE * len(trials)):
         return None
     return (
-        f"the rank search has not converged: its best rank, {record.plan['r']}, first came up in trial {first} of "
+        f"the rank search has not converged: its best rank, {record.plan.r}, first came up in trial {first} of "
         f"{len(trials)}, with {len(set(ranks))} of {search.r_max - search.r_min + 1} ranks tried"
     )

@@ -60,14 +60,14 @@ def _base_learning_rate(record: Record) -> float | None:
     """Before the ratio that the method states."""
     if record.training is None:
         return None
-    return float(f"{record.training.learning_rate / record.plan['learning_rate_ratio']:.{SIGNIFICANT_DIGITS}g}")
+    return float(f"{record.training.learning_rate / record.plan.learning_rate_ratio:.{SIGNIFICANT_DIGITS}g}")
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "training data (digests)": lambda record: record.data.get("digest"),
+    "training data (digests)": lambda record: record.data.digest or None,
     "training tokens": lambda record: record.training and record.training.tokens,
     "optimiser steps": lambda record: record.training and record.training.optimizer_steps,
     "base learning rates": _base_learning_rate,
-    "trainings spent on the rank search": lambda record: record.plan.get("details", {}).get("unique_trainings"),
+    "trainings spent on the rank search": lambda record: record.plan.searched and record.plan.searched.unique_trainings,
 }
 """What compared cells must have equal -> its value, None where a cell has none."""

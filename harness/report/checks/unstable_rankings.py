@@ -107,7 +107,7 @@ def _fisher_diagonal(results: Results, record: Record) -> NDArray[np.float64] | 
     G = _layer_gradients(results, record)
     if G is not None:
         return (G.astype(np.float64) ** 2).mean(axis=0)
-    kept = record.plan.get("details", {}).get("fisher_diagonal")
+    kept = record.plan.scores.get("fisher")
     return None if kept is None else np.asarray(kept, dtype=np.float64)
 
 

@@ -174,7 +174,7 @@ def _protocol(records: Sequence[Record]) -> str:
         return "–"
     mixes = list(dict.fromkeys(record.cell.mix for record in records))
     seeds = len({record.cell.seed for record in records})
-    rows = sorted({record.data["train_rows"] for record in records if "train_rows" in record.data})
+    rows = sorted({record.data.train_rows for record in records if record.data.train_rows})
     questions = {
         score.n_items
         for record in records

@@ -25,7 +25,7 @@ def share_of_full(evidence: Evidence, claim: Claim) -> Verdict:
     FLoE adapts `layer_share` of the layers at most and full fine-tuning is above the base model."""
     results, (mix,) = evidence.results, claim.mixes
     for floe, full in pairs_of(results, mix, "floe", "full"):
-        if len(floe.plan["layers"]) > max_layers(claim.figures["layer_share"], len(full.plan["layers"])):
+        if len(floe.plan.layers) > max_layers(claim.figures["layer_share"], len(full.plan.layers)):
             return Verdict("not run", "–", f"FLoE adapted more than {claim.figures['layer_share']:.0%} of the layers")
     over_base = pairs_of(results, mix, "full", "base")
     if not over_base:
@@ -282,7 +282,7 @@ def _mean_over_seeds(values: Sequence[tuple[str, int, float | None]], evidence: 
 
 def _matched(record: Record) -> bool:
     """Whether the record's rank brought it within the tolerance of the matched method's parameters."""
-    return record.plan["details"]["match"]["within_tolerance"]
+    return record.plan.matched is not None and record.plan.matched.within_tolerance
 
 
 def _nats(value: float, low: float, high: float) -> str:

@@ -21,7 +21,7 @@ IDENTITY = {
 
 def stored(store: Store, method: str, seed: int, identity: dict = IDENTITY, **changes) -> Record:
     plan = {"adapts": "adapter", "layers": [0, 1], "r": 2, "trainable_parameters": 100, "base_parameters": 1000}
-    details = {"details": {"taylor": [0.123456, 2.0]}, "cost_by_kind": {"pilot": {"count": 1, "seconds": 1.5}}}
+    details = {"scores": {"taylor": [0.123456, 2.0]}, "cost_by_kind": {"pilot": {"count": 1, "seconds": 1.5}}}
     found = record(method, seed, 0.3, key=digest(identity), identity=identity, plan=plan | details, **changes)
     store.write(found)
     return found
@@ -77,7 +77,7 @@ def test_a_record_as_text_holds_what_it_decided_cost_and_scored(store):
     text = to_text(find_record(store, "floe / seed 0"), "name.json")
     for part in (
         "dolly / floe / seed 0: ok", "name.json", "layers [0, 1], r 2, 100 parameters (10.000%)",
-        "taylor: [0.1235, 2]", "pilot: count 1, seconds 1.5", "nll_dolly", "100 items, chance 25%",
+        "taylor: [0.1235, 2]", "pilot: seconds 1.5, tokens 0, count 1", "nll_dolly", "100 items, chance 25%",
     ):  # fmt: skip
         assert part in text
 

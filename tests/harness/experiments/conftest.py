@@ -58,10 +58,10 @@ class MadeResults:
         right: Sequence[bool] = (True, False),
         arrays: dict[str, Arrays] | None = None,
         training: str | None = None,
-        **details: Any,
+        **plan: Any,
     ) -> Record:
-        """Finish a cell: `nll` per token of its mix's rows of 10 tokens each, `right` of questions each its own
-        subject, `details` of its plan. Cells of one mix, seed and layers share a training, as real ones do."""
+        """Finish a cell. `nll`: per token, of its mix's rows of 10 tokens each. `right`: of questions, each its own
+        subject. `plan`: facts of its plan. Cells of one mix, seed and layers share a training, as real ones do."""
         values, hits = np.asarray(nll, dtype=float), np.asarray(right, dtype=bool)
         self.measured[cell] = arrays or {}
         self.answers[cell] = {
@@ -86,7 +86,8 @@ class MadeResults:
                 "provenance": {"time": "2026-01-01"}, "scores": scores, "stages": {"planning": [], "training": name},
                 "plan": {
                     "layers": list(layers), "r": 2, "trainable_parameters": 100 * len(layers),
-                    "base_parameters": 1000, "details": details,
+                    "base_parameters": 1000, "n_layers": 4,
+                    **plan,
                 },
             }
         )  # fmt: skip

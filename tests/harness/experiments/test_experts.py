@@ -34,7 +34,7 @@ def add(made, method, m=None, ms=1.0, gates=EVEN, **content):
     latency = {"ms_per_token": ms, "ms_per_token_q1": 0.9 * ms, "ms_per_token_q3": 1.1 * ms}
     router = {} if method == "base" else {"max_gate": 0.5, "entropy": 0.6}
     scores = {"latency": Score(metrics=latency, **shared), "router": Score(metrics=router, **shared)}
-    stages = record.stages | {"evaluation:latency": f"evaluation-{method}-{m}"}
+    stages = record.stages.model_copy(update={"evaluations": {"latency": f"evaluation-{method}-{m}"}})
     made.records[-1] = record.model_copy(update={"scores": record.scores | scores, "stages": stages})
 
 
@@ -85,7 +85,7 @@ def test_the_allotment_is_compared_with_the_even_spread_of_the_same_m(made):
     rows = [1.0 + 0.1 * i for i in range(12)]
     add(results, "hydralora", 2, nll=[9.0] * 12)
     add(results, "hydralora", 4, nll=rows)
-    add(results, "allotted_experts", 4, nll=[value + 0.3 for value in rows], experts=[1, 2, 5, 8])
+    add(results, "allotted_experts", 4, nll=[value + 0.3 for value in rows], details={"experts": [1, 2, 5, 8]})
     (row,) = experts.allotted_frame(results).to_dict("records")
     assert (row["experts"], row["total"], row["nll_difference"]) == ("1 2 5 8", 16, pytest.approx(0.3))
 

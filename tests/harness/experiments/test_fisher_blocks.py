@@ -101,7 +101,7 @@ def test_for_real(ran_experiment, tmp_path: Path):
     picks = tables[0].frame.set_index("criterion")["layers"]
     for criterion, method in fisher_blocks.methods(results.settings).items():
         record = next(record for record in results.records if record.cell.method == method)
-        assert " ".join(map(str, record.plan["layers"])) == picks[criterion]
+        assert " ".join(map(str, record.plan.layers)) == picks[criterion]
     parameters = tables[3].frame.iloc[0]
     assert parameters["parameters"] == 4 * 3 * 8
     assert parameters[["diagonal", "within_layers", "between_layers"]].sum() == pytest.approx(1)

@@ -6,6 +6,7 @@ import pytest
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import TrainOutcome
 from floe_bench.harness.experiments import layer_fraction
+from floe_bench.harness.floe.selection import max_layers
 from floe_bench.harness.spec import profiles
 
 
@@ -14,7 +15,7 @@ def cell(fraction: float, seed: int = 0) -> Cell:
 
 
 def add(made, fraction, layers, seed=0, peak=None, **answers):
-    made.add(cell(fraction, seed), layers, taylor=[1.0] * 4, **answers)
+    made.add(cell(fraction, seed), layers, k=max_layers(fraction, 4), **answers)
     if peak is not None:
         training = TrainOutcome(
             trainable_parameters=1, total_parameters=1, adapter_bytes=10, optimizer_steps=1, tokens=1, truncated_rows=0,

@@ -15,7 +15,7 @@ def cell(method: str, mix: str = "dolly", seed: int = 0) -> Cell:
 
 
 def matched(ratio: float) -> dict:
-    return {"match": {"method": "floe", "target": 100, "ratio": ratio, "within_tolerance": abs(ratio - 1) <= 0.02}}
+    return {"matched": {"method": "floe", "target": 100, "ratio": ratio, "within_tolerance": abs(ratio - 1) <= 0.02}}
 
 
 def test_cells_are_floe_and_each_other_method_matched_under_canonical_names(made):

@@ -158,4 +158,4 @@ def test_the_pipeline_recovers_the_planted_layers_and_random_does_not(ran_experi
     outcome = run_grid(Session(results.settings, store, lambda text: None), [whole], Progress())
     record = store.record(whole, outcome.keys[whole])
     assert record is not None and record.status == "ok", record
-    assert tuple(record.plan["layers"]) == BASE.layers(FIRST_SEED)
+    assert record.plan.layers == BASE.layers(FIRST_SEED)

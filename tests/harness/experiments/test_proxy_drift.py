@@ -27,7 +27,7 @@ def test_cells_drift_to_the_next_mix_and_share_0_is_plain(made):
 def test_one_mix_has_nowhere_to_drift(made):
     results = made(proxy_drift, mixes=["dolly"])
     assert [cell.method for cell in results.cells] == ["floe_layers"]
-    results.add(results.cells[0], [0], fisher_diagonal=[2.0, 1.0])
+    results.add(results.cells[0], [0], scores={"fisher": [2.0, 1.0]})
     drift, limit = proxy_drift.tables(results)
     assert list(drift.frame["is"]) == ["reference"]
     assert any("One mix" in note for note in drift.notes)
@@ -37,9 +37,9 @@ def test_one_mix_has_nowhere_to_drift(made):
 def test_picks_move_and_nll_follows(made):
     results = made(proxy_drift, study__drift_shares=[0.0, 0.5, 1.0])
     plain, half, whole = results.cells[:3]
-    results.add(plain, [0, 1], nll=np.full(8, 2.0), fisher_diagonal=[4.0, 3.0, 2.0, 1.0])
-    results.add(half, [0, 1], nll=np.full(8, 2.0), fisher_diagonal=[4.0, 3.0, 1.0, 2.0])
-    results.add(whole, [2, 3], nll=2.0 + RISE, fisher_diagonal=[1.0, 2.0, 3.0, 4.0])
+    results.add(plain, [0, 1], nll=np.full(8, 2.0), scores={"fisher": [4.0, 3.0, 2.0, 1.0]})
+    results.add(half, [0, 1], nll=np.full(8, 2.0), scores={"fisher": [4.0, 3.0, 1.0, 2.0]})
+    results.add(whole, [2, 3], nll=2.0 + RISE, scores={"fisher": [1.0, 2.0, 3.0, 4.0]})
     drift, limit = proxy_drift.tables(results)
     assert drift.frame["spearman"].tolist() == pytest.approx([1, 0.8, -1])
     assert drift.frame["kendall"].tolist() == pytest.approx([1, 4 / 6, -1])  # one of six pairs is turned
@@ -53,7 +53,7 @@ def test_picks_move_and_nll_follows(made):
 
 def test_a_missing_start_leaves_the_rest_uncompared(made):
     results = made(proxy_drift)
-    results.add(results.cells[1], [0], fisher_diagonal=[2.0, 1.0])
+    results.add(results.cells[1], [0], scores={"fisher": [2.0, 1.0]})
     drift, limit = proxy_drift.tables(results)
     assert drift.frame["spearman"].isna().tolist() == [True]
     assert drift.view["NLL is"].tolist() == ["–"]
@@ -71,5 +71,5 @@ def test_for_real(ran_experiment, tmp_path: Path):
     assert len(frame) == len(results.cells) == 4 and list(frame["share"]) == [0.0, 1.0] * 2
     # Wholly drifted, the scores are those of the other mix: its own are measured by its undrifted cell.
     dolly, drifted, code, _ = results.records
-    assert drifted.plan["details"]["fisher_diagonal"] == code.plan["details"]["fisher_diagonal"]
-    assert dolly.plan["details"]["fisher_diagonal"] != code.plan["details"]["fisher_diagonal"]
+    assert drifted.plan.scores["fisher"] == code.plan.scores["fisher"]
+    assert dolly.plan.scores["fisher"] != code.plan.scores["fisher"]

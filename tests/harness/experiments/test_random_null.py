@@ -29,7 +29,7 @@ def test_cells_are_the_judged_methods_and_every_draw():
 
 def test_a_method_is_placed_by_the_draws_at_least_as_good(made):
     results = made(random_null, mixes="dolly", study__random_draws=10)
-    results.add(cell("floe_layers"), [0], nll=[2.5, 2.5], right=[True, True, False, False], fisher_diagonal=FISHER)
+    results.add(cell("floe_layers"), [0], nll=[2.5, 2.5], right=[True, True, False, False], scores={"fisher": FISHER})
     for i in range(10):
         hits = [True, True, True, True] if i == 0 else [True, True, False, False] if i == 1 else [False] * 4
         results.add(draw(i), [i % 4, 4], nll=[i + 1.0, i + 1.0], right=hits)
@@ -46,7 +46,7 @@ def test_a_method_is_placed_by_the_draws_at_least_as_good(made):
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
 def test_an_objective_that_orders_the_scores_correlates_with_them(made, sign, expected):
     results = made(random_null, mixes="dolly")
-    results.add(cell("floe_layers"), [0, 4], fisher_diagonal=FISHER)
+    results.add(cell("floe_layers"), [0, 4], scores={"fisher": FISHER})
     sets = list(combinations(range(5), 3))
     left_out = [sum(FISHER[k] for k in range(5) if k not in subset) for subset in sets]
     for i, (subset, cost) in enumerate(zip(sets, left_out, strict=True)):
@@ -64,7 +64,7 @@ def test_draws_without_the_judged_method_are_listed_and_nothing_is_placed(made):
 
 def test_the_note_speaks_of_the_draws_that_are_finished(made):
     results = made(random_null, mixes="dolly", study__random_draws=50)
-    results.add(cell("floe_layers"), [0, 1], fisher_diagonal=FISHER)
+    results.add(cell("floe_layers"), [0, 1], scores={"fisher": FISHER})
     for i in range(3):
         results.add(draw(i), [i, 4])
     note = random_null.tables(results)[0].notes[0]

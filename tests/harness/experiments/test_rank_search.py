@@ -8,8 +8,10 @@ from scipy.stats import friedmanchisquare
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.experiments import rank_search
-from floe_bench.harness.floe.rank_search import Trial, exhaustive, search
+from floe_bench.harness.floe.rank_search import exhaustive, search
 from floe_bench.harness.spec import profiles
+
+from ..records import history
 
 CURVE = {2: 1.5, 3: 1.2, 4: 1.0, 5: 1.1, 6: 1.4}
 
@@ -19,7 +21,11 @@ def cell(seed: int = 0) -> Cell:
 
 
 def add(made, curve, seed=0):
-    made.add(cell(seed), [0], trials=[vars(Trial(i, r, v, False)) for i, (r, v) in enumerate(curve.items())])
+    made.add(
+        cell(seed),
+        [0],
+        searched=history(curve),
+    )
 
 
 def test_cells_search_every_rank():
@@ -96,4 +102,4 @@ def test_runs_for_real(ran_experiment, tmp_path):
     results, made_tables = ran_experiment(rank_search, tmp_path, mixes="dolly", study__repeated_searches=5)
     outcome, progress, curve, flatness = (table.frame for table in made_tables)
     assert curve["r"].tolist() == [2, 3, 4] and len(progress) == 3 and len(flatness) == 1
-    assert outcome["best_r"].tolist() == [results.records[0].plan["r"]]
+    assert outcome["best_r"].tolist() == [results.records[0].plan.r]

@@ -66,4 +66,4 @@ def test_for_real(ran_experiment, tmp_path: Path):
     frame = tables[0].frame
     assert list(frame["n"]) == [2, 4, 8] and frame["spearman_full"].iloc[-1] == pytest.approx(1.0)
     G = results.arrays(record, "fisher_gradients")["G"]
-    assert len(G) == 8 and record.plan["details"]["fisher"] == pytest.approx(fisher_diagonal(G))
+    assert len(G) == 8 and record.plan.scores["fisher"] == pytest.approx(fisher_diagonal(G))

@@ -14,7 +14,7 @@ def timed(made, cost, repeats=(1.0, 1.2, 1.1)):
 
     class Timed(type(made)):
         def stages(self, record):
-            depth, factor = len(record.plan["details"]["fisher"]), repeats[record.cell.seed]
+            depth, factor = record.plan.n_layers, repeats[record.cell.seed]
             return [
                 Stage(
                     kind="measure", key=scorer, identity={"scorer": f"floe_bench.harness.floe.importance.{scorer}"},
@@ -26,9 +26,7 @@ def timed(made, cost, repeats=(1.0, 1.2, 1.1)):
     results = Timed(made.settings, made.cells)
     for cell in made.cells:
         depth = dict(cell.varied)["model.config.num_hidden_layers"]
-        results.add(cell, fisher=[1.0] * depth)
-        record = results.records[-1]
-        results.records[-1] = record.model_copy(update={"plan": record.plan | {"base_parameters": 5000 + 300 * depth}})
+        results.add(cell, n_layers=depth, base_parameters=5000 + 300 * depth)
     return results
 
 

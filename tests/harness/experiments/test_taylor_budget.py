@@ -19,11 +19,13 @@ def cell(c: float | None = None, seed: int = 0) -> Cell:
 
 
 def add(made, c, layers, **answers):
-    details = {
-        "fisher_diagonal": FISHER, "taylor": TAYLOR, "taylor_budget": c or 0.5,
-        "taylor_spent": sum(TAYLOR[k] for k in layers), "objective": selection.objective(FISHER, layers),
+    reached = selection.objective(FISHER, layers)
+    selected = {
+        "taylor_budget": c or 0.5, "taylor_spent": sum(TAYLOR[k] for k in layers), "objective": reached,
+        "greedy_objective": reached,
     }  # fmt: skip
-    return made.add(cell(c), layers, **answers, **details)
+    scores = {"fisher": FISHER, "taylor": TAYLOR}
+    return made.add(cell(c), layers, **answers, k=2, scores=scores, selected=selected)
 
 
 def test_cells_are_the_profiles_own_budget_and_the_grid_from_one_layers_share_on():

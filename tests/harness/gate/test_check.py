@@ -38,7 +38,7 @@ def keys(key: str) -> dict:
 
 
 def plan(parameters: int) -> dict:
-    return {"layers": [0], "r": 2, "trainable_parameters": parameters, "base_parameters": 1000, "details": {}}
+    return {"layers": [0], "r": 2, "trainable_parameters": parameters, "base_parameters": 1000}
 
 
 def test_records_of_other_keys_do_not_count_however_new(store):

@@ -44,7 +44,7 @@ def frozen(monkeypatch):
         )
         made = Record(
             cell=cell, profile="tiny", key=digest(identity), identity=identity, settings=bench.settings,
-            provenance={"time": "2026-01-01"}, plan={"trainable_parameters": 0}, **status,
+            provenance={"time": "2026-01-01"}, **status,
         )  # fmt: skip
         bench.store.write(made)
         return made

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from floe_bench.harness.contracts.cell import Cell
-from floe_bench.harness.contracts.record import Cost, Record
+from floe_bench.harness.contracts.record import Cost, PlanFacts, Record
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.spec.profiles import load
@@ -81,7 +81,7 @@ def test_a_record_comes_back_whole(store):
     written = record(
         scores={"mmlu": Score(metrics={"acc": 0.1 + 0.2}, chance=0.25, n_items=4, tokens=9, seconds=1 / 3)},
         planning_cost=Cost(seconds=1e-9, tokens=2**40),
-        plan={"layers": [1, 3], "details": {"ρ": [0.1, None]}},
+        plan=PlanFacts(layers=(1, 3), details={"ρ": [0.1, None]}),
     )
     store.write(written)
     assert store.record(CELL, "0123") == written
@@ -122,7 +122,7 @@ def test_no_folder_holds_no_records(store):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"schema_version": 3}, "schema version 3, but this program reads version 2"),
+        ({"schema_version": 4}, "schema version 4, but this program reads version 3"),
         ({"schema_version": 0}, "schema version 0"),
         ({"schema_version": None}, "not a record of floe-bench"),
         ({"cell": None}, "cell: Field required; remove the file"),
@@ -159,7 +159,7 @@ def test_a_record_in_another_encoding_is_a_usage_error(store):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"schema_version": 3}, "schema version 3"), ({"identity": None}, "identity: Field required")],
+    [({"schema_version": 4}, "schema version 4"), ({"identity": None}, "identity: Field required")],
 )
 def test_a_stage_that_does_not_fit_is_a_usage_error(store, values, message):
     store.keep("probe", IDENTITY)

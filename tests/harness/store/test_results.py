@@ -147,7 +147,7 @@ def stored(tmp_path) -> tuple[StoredResults, Record]:
             f"probe-{store.keep('probe', {'r': 4}, result={'nll': 2.0}).key}",
             f"training-{store.keep('training', {'pilot': True}).key}",
         ],
-        "evaluation:mmlu_0shot": f"evaluation-{store.keep('evaluation', evaluation).key}",
+        "evaluations": {"mmlu_0shot": store.keep("evaluation", evaluation).folder},
     }
     made = record("floe", 0, 0.5, stages=stages)
     return StoredResults(store, SETTINGS, [made.cell], records=[made]), made
@@ -192,7 +192,7 @@ def test_items_are_the_evaluations(stored):
 @pytest.mark.parametrize("file", ["stage.json", "arrays.safetensors"])
 def test_a_stage_that_is_gone_is_named(file, stored):
     results, made = stored
-    gone = results.store.folder / "stages" / made.stages["planning"][0] / file
+    gone = results.store.folder / "stages" / made.stages.planning[0] / file
     gone.unlink()
     with pytest.raises(UsageError, match=rf"{gone.parent.name}.* is gone, but a record names it: run again"):
         results.arrays(made, "gradients")
@@ -200,7 +200,7 @@ def test_a_stage_that_is_gone_is_named(file, stored):
 
 def test_items_that_are_gone_are_named(stored):
     results, made = stored
-    (results.store.folder / "stages" / made.stages["evaluation:mmlu_0shot"] / "items.parquet").unlink()
+    (results.store.folder / "stages" / made.stages.evaluations["mmlu_0shot"] / "items.parquet").unlink()
     with pytest.raises(UsageError, match=r"items\.parquet is gone"):
         results.items(made, "mmlu_0shot")
 

@@ -24,13 +24,13 @@ def test_committed_records_of_the_first_version_keep_their_budget():
     for path in first_version():
         record = read_record(path)
         assert record.schema_version == SCHEMA_VERSION
-        details, selection = record.plan["details"], record.settings.selection
-        if "taylor_budget" in details:
-            taylor = details["taylor"]
+        plan, selection = record.plan, record.settings.selection
+        if plan.selected:
+            taylor = plan.scores["taylor"]
             share = budget_share(
                 selection.layer_fraction, selection.taylor_budget, selection.taylor_budget_factor, len(taylor)
             )
-            assert share * sum(taylor) == pytest.approx(details["taylor_budget"], rel=1e-9)
+            assert share * sum(taylor) == pytest.approx(plan.selected.taylor_budget, rel=1e-9)
             seen += 1
     assert seen > 20
 
@@ -44,6 +44,30 @@ def test_a_stage_gains_its_version_only():
     assert upgraded({"schema_version": 1, "kind": "probe"}, 2) == {"schema_version": 2, "kind": "probe"}
 
 
-@pytest.mark.parametrize("version", [0, 3])
+@pytest.mark.parametrize("version", [0, 4])
 def test_no_step_leads_from_an_unknown_version(version):
     assert upgraded({"schema_version": version}, 2) is None
+
+
+def second_version() -> list[Path]:
+    return [path for path in COMMITTED if json.loads(path.read_text(encoding="utf-8"))["schema_version"] <= 2]
+
+
+@pytest.mark.parametrize("path", second_version(), ids=lambda path: "/".join(path.parts[-3::2]))
+def test_a_committed_record_of_untyped_plans_keeps_every_fact(path):
+    """Each leaf of the plan as it was written is found in the typed one, under its old or its new name."""
+    old, record = json.loads(path.read_text(encoding="utf-8")), read_record(path)
+    plan, details = old["plan"], dict(old["plan"].get("details", {}))
+    now = record.plan.model_dump(mode="json")
+    for name in ("layers", "r", "trainable_parameters", "base_parameters", "learning_rate_ratio", "cost_by_kind"):
+        assert now[name] == plan[name]
+    assert now["n_layers"] == old["settings"]["model"]["config"]["num_hidden_layers"]
+    assert now["k"] is None or len(now["layers"]) <= now["k"]
+    flat = now["scores"] | now["details"] | (now["selected"] or {}) | (now["searched"] or {})
+    flat |= {"fisher_diagonal": flat.get("fisher"), "match": now["matched"]}
+    for name, value in details.items():
+        if name == "trials":
+            value = [{"share": 1.0} | trial for trial in value]
+        assert flat[name] == value
+    used = [name for names in old["stages"].values() for name in ([names] if isinstance(names, str) else names)]
+    assert sorted(record.stages.all) == sorted(used)

@@ -127,7 +127,7 @@ def record(cell: Cell, accuracy: float = 0.5, nll: float = 2.0, layers: int = 2,
         "data": {"digest": "d", "overlap": {"mmlu_0shot": {"n": 13, "items": [], "of": N_QUESTIONS}}},
         "plan": {
             "layers": list(range(layers)) if trained else [], "r": 7, "learning_rate_ratio": 1.0,
-            "details": searched if cell.method in ("floe", "other_search") else {},
+            "searched": searched if cell.method in ("floe", "other_search") else None,
         },
         "training": training() if trained else None,
         "scores": {

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from floe_bench.harness.contracts.record import DataFacts, Overlap
 from floe_bench.harness.report.checks import contaminated_items
 
 from .healthy import fired
@@ -12,8 +13,8 @@ LABEL = "dolly / floe / seed 0"
 def plant(run, label, indices, right, n=10):
     """`n` questions of which those at `right` are answered right, and those at `indices` overlap."""
     record = run.record(label)
-    overlap = {"mmlu_0shot": {"n": 13, "items": indices, "of": n}}
-    run.change(label, data=record.data | {"overlap": overlap})
+    overlap = {"mmlu_0shot": Overlap(n=13, items=tuple(indices), of=n)}
+    run.change(label, data=record.data.model_copy(update={"overlap": overlap}))
     predicted = [0 if i in right else 1 for i in range(n)]
     run.tables[label, "mmlu_0shot"] = pd.DataFrame({"answer": 0, "predicted": predicted})
 
@@ -41,12 +42,12 @@ def test_all_items_overlapping_leaves_no_clean_score(run):
 
 
 def test_rows_without_right_or_wrong_have_their_nll(run):
-    run.change(LABEL, data={"overlap": {"validation_nll": {"n": 13, "items": [0], "of": 3}}})
+    run.change(LABEL, data=DataFacts(overlap={"validation_nll": Overlap(n=13, items=(0,), of=3)}))
     run.tables[LABEL, "validation_nll"] = pd.DataFrame({"nll": [1.0, 30.0, 60.0], "tokens": [10, 10, 20]})
     (finding,) = fired(contaminated_items, run)
     assert "NLL 2.275, NLL 3.000, NLL 0.100" in finding.message
 
 
 def test_is_silent_on_records_that_did_not_measure_it(run):
-    run.change(LABEL, data={"digest": "d"})
+    run.change(LABEL, data=DataFacts(digest="d"))
     assert fired(contaminated_items, run) == []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from floe_bench.harness.contracts.plan import Searched
 from floe_bench.harness.report.checks import rank_search
 
 from .healthy import Run, fired
@@ -11,10 +12,14 @@ LABEL = "dolly / floe / seed 0"
 
 
 def searched(run: Run, ranks, values, **changes) -> list[str]:
-    trials = [{"number": i, "r": int(r), "value": float(v)} for i, (r, v) in enumerate(zip(ranks, values, strict=True))]
+    trials = [
+        {"number": i, "r": int(r), "value": float(v), "reused": False}
+        for i, (r, v) in enumerate(zip(ranks, values, strict=True))
+    ]
     best = min(trials, key=lambda trial: (trial["value"], trial["r"]))["r"]
-    details = {"trials": trials, "optimum_at_edge": False, "unique_trainings": len(set(ranks))} | changes
-    run.change(LABEL, plan=run.record(LABEL).plan | {"r": best, "details": details})
+    found = {"trials": trials, "optimum_at_edge": False, "unique_trainings": len(set(ranks))} | changes
+    plan = run.record(LABEL).plan
+    run.change(LABEL, plan=plan.model_copy(update={"r": best, "searched": Searched.model_validate(found)}))
     return [finding.message for finding in fired(rank_search, run) if finding.cells == (LABEL,)]
 
 

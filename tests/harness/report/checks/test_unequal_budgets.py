@@ -2,6 +2,7 @@
 
 import pytest
 
+from floe_bench.harness.contracts.record import DataFacts
 from floe_bench.harness.report.checks import unequal_budgets
 
 from .healthy import fired, training
@@ -28,7 +29,7 @@ def test_fires_on_training(changes, name, run):
 
 
 def test_fires_on_data(run):
-    (message,) = differs(run, data={"digest": "another"})
+    (message,) = differs(run, data=DataFacts(digest="another"))
     assert message.startswith("training data") and "another" in message
 
 
@@ -36,14 +37,16 @@ def test_fires_on_the_search_and_counts_the_other_groups(run):
     for seed in range(2):
         label = f"dolly / floe / seed {seed}"
         plan = run.record(label).plan
-        run.change(label, plan=plan | {"details": plan["details"] | {"unique_trainings": 3}})
+        run.change(
+            label, plan=plan.model_copy(update={"searched": plan.searched.model_copy(update={"unique_trainings": 3})})
+        )
     (finding,) = fired(unequal_budgets, run)
     assert "floe: 3; other_search: 10" in finding.message and finding.message.endswith("where they differ: 1)")
     assert len(finding.cells) == 4
 
 
 def test_a_stated_learning_rate_ratio_is_no_difference(run):
-    plan = run.record(LABEL).plan | {"learning_rate_ratio": 0.1}
+    plan = run.record(LABEL).plan.model_copy(update={"learning_rate_ratio": 0.1})
     assert differs(run, plan=plan, training=training(learning_rate=1e-2 * 0.1)) == []
 
 

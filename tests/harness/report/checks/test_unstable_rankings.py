@@ -35,7 +35,7 @@ def test_the_kept_diagonal_serves_where_the_gradients_are_not_kept(run):
     for seed in range(2):
         label = f"dolly / floe / seed {seed}"
         scores = list(range(L))[:: 1 - 2 * seed]
-        run.change(label, plan=run.record(label).plan | {"details": {"fisher_diagonal": scores}})
+        run.change(label, plan=run.record(label).plan.model_copy(update={"scores": {"fisher": scores}}))
     (finding,) = fired(unstable_rankings, run)
     assert "-1.00" in finding.message
 

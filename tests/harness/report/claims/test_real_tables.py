@@ -20,9 +20,9 @@ from floe_bench.harness.experiments import (
     ranking_stability,
     scoring_cost,
 )
-from floe_bench.harness.floe.rank_search import Trial
 from floe_bench.harness.report.claims import Evidence, judge
 
+from ...records import history
 from .planted import CLAIM_OF, ROWS
 
 ROW_NLL = 2.0 + 0.1 * np.arange(12)
@@ -33,7 +33,10 @@ def searched(made) -> Any:
     results = made(rank_search, mixes="dolly", seeds=3, study__repeated_searches=3, search__trials=60)
     for cell in results.cells:
         curve = {r: 2 + 0.1 * abs(r - 5) + 0.01 * cell.seed for r in range(2, 17)}
-        results.add(cell, trials=[vars(Trial(i, r, value, False)) for i, (r, value) in enumerate(curve.items())])
+        results.add(
+            cell,
+            searched=history(curve),
+        )
     return results
 
 
@@ -57,7 +60,7 @@ def swept_over(made, fractions: list[float]) -> Any:
     wobble = np.random.default_rng(0).integers(-3, 4, size=len(results.cells)).tolist()
     for cell, noise in zip(results.cells, wobble, strict=True):
         k = round(4 * dict(cell.varied)["selection.layer_fraction"])
-        results.add(cell, range(k), nll=ROW_NLL + (1.0 if k == 1 else 0.0) + 0.001 * k, taylor=[1.0] * 4)
+        results.add(cell, range(k), nll=ROW_NLL + (1.0 if k == 1 else 0.0) + 0.001 * k, k=k)
         training = TrainOutcome(
             trainable_parameters=k, total_parameters=9, adapter_bytes=10, optimizer_steps=1, tokens=1, truncated_rows=0,
             seconds=1.0, tokens_per_second=1.0, peak_bytes=1000 + 50 * k + noise, peak_kind="made", loss_curve=[],
@@ -72,11 +75,11 @@ def timed_experts(made) -> Any:
     results = made(experts, mixes="dolly")
     for cell in results.cells:
         m = 0 if cell.method == "base" else dict(cell.varied)["adapter.num_experts"]
-        record = results.add(cell, [0, 1, 2, 3], training=cell.label, experts=[m] * 4)
+        record = results.add(cell, [0, 1, 2, 3], training=cell.label, details={"experts": [m] * 4})
         results.answers[cell]["router"] = pd.DataFrame({"module": [], "expert": [], "mean_gate": [], "entropy": []})
         metrics: dict[str, float] = dict.fromkeys(experts.LATENCIES, 2.0 + 0.5 * m + 0.01 * (m % 3))
         scores = record.scores | {"latency": Score(metrics=metrics, n_items=1, tokens=1, seconds=1.0)}
-        stages = record.stages | {"evaluation:latency": f"evaluation-{cell.label}"}
+        stages = record.stages.model_copy(update={"evaluations": {"latency": f"evaluation-{cell.label}"}})
         results.records[-1] = record.model_copy(update={"scores": scores, "stages": stages})
     return results
 
@@ -109,7 +112,7 @@ def timed_depths(made) -> Any:
 
     class Timed(type(results)):
         def stages(self, record):
-            seconds = len(record.plan["details"]["fisher"]) * (1 + 0.01 * record.cell.seed)
+            seconds = record.plan.n_layers * (1 + 0.01 * record.cell.seed)
             cost = Cost(seconds=seconds, tokens=100)
             scorers = (f"floe_bench.harness.floe.importance.{scorer}" for scorer in scoring_cost.SCORERS)
             return [Stage(kind="measure", key=name, identity={"scorer": name}, cost=cost) for name in scorers]
@@ -117,9 +120,7 @@ def timed_depths(made) -> Any:
     timed = Timed(results.settings, results.cells)
     for cell in results.cells:
         depth = dict(cell.varied)["model.config.num_hidden_layers"]
-        record = timed.add(cell, fisher=[1.0] * depth)
-        plan = record.plan | {"base_parameters": 5000 + 300 * depth}
-        timed.records[-1] = record.model_copy(update={"plan": plan})
+        timed.add(cell, n_layers=depth, base_parameters=5000 + 300 * depth)
     return timed
 
 
@@ -169,6 +170,9 @@ def test_whole_numbers_stay_whole_and_what_is_missing_is_none(made):
     assert [row["num_experts"] for row in rows] == [0, 1, 2, 4, 8]
     assert all(isinstance(row["num_experts"], int) for row in rows)
     lone = made(rank_search, mixes="dolly", study__repeated_searches=1)
-    lone.add(Cell(method=rank_search.METHOD, mix="dolly", seed=0), trials=[vars(Trial(0, 2, 1.0, False))])
+    lone.add(
+        Cell(method=rank_search.METHOD, mix="dolly", seed=0),
+        searched=history({2: 1.0}),
+    )
     (row,) = Evidence(lone, rank_search.tables(lone)).rows("rank_search")
     assert row["unique_to_best_low"] is None

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from floe_bench.harness.contracts.cell import Cell
-from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.record import PlanFacts, Record
 from floe_bench.harness.report.claims import Evidence, Verdict, judge, rules
 from floe_bench.harness.store.folder import Store
 from floe_bench.harness.store.results import StoredResults
@@ -183,7 +183,7 @@ def test_a_share_of_a_full_fine_tuning_that_is_no_better_than_the_base_model_mea
 def test_a_share_with_more_layers_than_the_claim_says_is_another_claim():
     hits = {(method, 0): FULL if method != "base" else worse(FULL, 0.5) for method in ("floe", "full", "base")}
     results = Answered("dolly", hits)
-    results.records[0] = results.records[0].model_copy(update={"plan": {"layers": [0, 1]}})
+    results.records[0] = results.records[0].model_copy(update={"plan": PlanFacts(layers=(0, 1))})
     found = rules.share_of_full(Evidence(results, []), CLAIM_OF["share_of_full"])
     assert found.verdict == "not run" and "more than 25% of the layers" in found.why
 
@@ -234,7 +234,11 @@ class Scored(MadeResults):
 
 
 def plan(matched: bool) -> dict:
-    return {"layers": [0], "r": 1, "details": {"match": {"within_tolerance": matched}}}
+    return {
+        "layers": [0],
+        "r": 1,
+        "matched": {"method": "floe", "target": 100, "ratio": 1.0, "within_tolerance": matched},
+    }
 
 
 def at_equal_parameters(*changes: np.ndarray, matched: int = 3) -> Verdict:
