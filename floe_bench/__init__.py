@@ -2,6 +2,7 @@
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import EvaluationInputs, MethodInputs
+from floe_bench.harness.contracts.judgement import Claim, Evidence, Finding, Verdict
 from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Matched, Sample, Searched, Selected, Trial
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.rows import Row, RowSource
@@ -15,7 +16,10 @@ __all__ = [
     "OWN_ROWS",
     "AdapterPlan",
     "Cell",
+    "Claim",
     "EvaluationInputs",
+    "Evidence",
+    "Finding",
     "Matched",
     "MethodInputs",
     "Options",
@@ -32,4 +36,5 @@ __all__ = [
     "Table",
     "Trial",
     "UsageError",
+    "Verdict",
 ]

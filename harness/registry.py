@@ -21,13 +21,15 @@ from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import PACKAGE, module_file
 from floe_bench.harness.spec.options import Options
 
-Kind = Literal["method", "mix", "evaluation", "experiment", "benchmark"]
+Kind = Literal["method", "mix", "evaluation", "experiment", "check", "claim", "benchmark"]
 
 PACKAGES: dict[Kind, str] = {
     "method": "floe_bench.baselines",
     "mix": "floe_bench.tasks.mixes",
     "evaluation": "floe_bench.tasks.evals",
     "experiment": "floe_bench.harness.experiments",
+    "check": "floe_bench.harness.report.checks",
+    "claim": "floe_bench.harness.report.claims",
     "benchmark": "floe_bench.harness.benchmarks",
 }
 ENTRY_POINT_GROUPS: dict[Kind, str] = {
@@ -35,6 +37,8 @@ ENTRY_POINT_GROUPS: dict[Kind, str] = {
     "mix": "floe_bench.mixes",
     "evaluation": "floe_bench.evals",
     "experiment": "floe_bench.experiments",
+    "check": "floe_bench.checks",
+    "claim": "floe_bench.claims",
     "benchmark": "floe_bench.benchmarks",
 }
 

@@ -21,7 +21,7 @@ from floe_bench.harness.files import digest
 from floe_bench.harness.floe import importance, selection
 from floe_bench.harness.floe.tuner import layer, mask
 from floe_bench.harness.gate import check, verdicts
-from floe_bench.harness.gate.verdicts import Finding
+from floe_bench.harness.gate.verdicts import Difference
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.run import evaluation_inputs
 from floe_bench.harness.run.grid import run_grid
@@ -71,7 +71,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store.folder / check.FILE
 
 
-def checked(results: Path, expected: Path) -> list[Finding]:
+def checked(results: Path, expected: Path) -> list[Difference]:
     store, of_cells = run(results, settings())
     return check.check(store, settings(), of_cells, expected)
 

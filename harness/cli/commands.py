@@ -23,7 +23,7 @@ from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
 
 if TYPE_CHECKING:
-    from floe_bench.harness.report.checks import Finding
+    from floe_bench.harness.contracts.judgement import Finding
     from floe_bench.harness.store.folder import Store
 
 OK, FAILED = 0, 1
@@ -94,13 +94,12 @@ def _grid(options: argparse.Namespace) -> tuple[Settings, list[Cell]]:
 
 def list_(options: argparse.Namespace) -> int:
     """What there is: plugins with their options, and profiles."""
-    kinds: tuple[registry.Kind, ...] = ("method", "mix", "evaluation", "experiment", "benchmark")
     listing: dict[str, list[dict[str, Any]]] = {
         kind: [
             {"id": p.id, "description": p.description, "options": p.options, "origin": p.origin}
             for p in registry.plugins(kind).values()
         ]
-        for kind in kinds
+        for kind in registry.PACKAGES
     }
     listing["profile"] = [
         {

@@ -18,7 +18,7 @@ from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import checkout, write_text
 from floe_bench.harness.gate import expectation, text, verdicts
 from floe_bench.harness.gate.expectation import EXPECTATION_VERSION, Expectation
-from floe_bench.harness.gate.verdicts import Finding
+from floe_bench.harness.gate.verdicts import Difference
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.store.folder import Store
 from floe_bench.harness.store.results import StoredResults
@@ -52,7 +52,7 @@ def read(path: Path) -> Expectation:
         raise UsageError(f"{path}: no expectation of floe-bench ({where}): renew it with --update") from None
 
 
-def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> list[Finding]:
+def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> list[Difference]:
     """Every quantity of the run in `store` against the expectation in `path`, with its verdict.
 
     keys: each cell's key now (the digest of `keys.cell_identity`); only records under them count. All that is

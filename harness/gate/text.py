@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 from tabulate import tabulate
 
-from floe_bench.harness.gate.verdicts import Finding, regressions
+from floe_bench.harness.gate.verdicts import Difference, regressions
 
 
-def to_markdown(title: str, findings: Sequence[Finding]) -> str:
+def to_markdown(title: str, findings: Sequence[Difference]) -> str:
     """A heading, the count of each verdict, a table of all that is not as expected, and the largest drifts."""
     odd = [finding for finding in findings if finding.verdict != "ok"]
     failed = regressions(findings)
@@ -31,7 +31,7 @@ def to_markdown(title: str, findings: Sequence[Finding]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_junit(profile: str, findings: Sequence[Finding]) -> str:
+def to_junit(profile: str, findings: Sequence[Difference]) -> str:
     """One test case per cell and quantity: a regression is a failure, a warning or note text in `system-out`."""
     suite = ElementTree.Element(
         "testsuite",
@@ -58,7 +58,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _largest_drifts(findings: Sequence[Finding]) -> list[str]:
+def _largest_drifts(findings: Sequence[Difference]) -> list[str]:
     """The largest mean difference of accuracies and of NLLs, whatever its verdict."""
     drifts = []
     for kind, unit in (("accuracy", "points"), ("NLL", "nats")):

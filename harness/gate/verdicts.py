@@ -27,7 +27,7 @@ Verdict = Literal["ok", "regression", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Difference:
     """One quantity of one cell: what was expected, what was found, and what that means.
 
     cell: empty where all are meant. comparison: of a paired test.
@@ -56,23 +56,23 @@ def differing_settings(expected: Expectation, found: Expectation) -> list[str]:
 
 def compare(
     expected: Expectation, found: Expectation, missing: Mapping[str, str] | None = None, confidence: float = 0.95
-) -> list[Finding]:
+) -> list[Difference]:
     """Every quantity of every cell, with its verdict; both must be of the same settings.
 
     The paired tests are two families, of single cells and over all cells. Each has half of the level
     1 - confidence (Bonferroni) and Holm's correction over its own tests (Holm 1979), so that the few tests over all
     cells do not pay for the many of single ones. missing: label -> why the run has no finished record of that cell.
     """
-    findings: list[Finding] = []
+    findings: list[Difference] = []
     both = {label: (cell, found.cells[label]) for label, cell in expected.cells.items() if label in found.cells}
     for label in expected.cells:
         if label in both:
             findings += _compare_cell(label, *both[label])
         else:
             detail = (missing or {}).get(label, "the grid that was asked for does not hold it")
-            findings.append(Finding(label, "cell", "regression", "finished", "missing", detail))
+            findings.append(Difference(label, "cell", "regression", "finished", "missing", detail))
     for label in sorted(found.cells.keys() - expected.cells.keys()):
-        findings.append(Finding(label, "cell", "note", "none", "finished", "nothing is expected of it yet"))
+        findings.append(Difference(label, "cell", "note", "none", "finished", "nothing is expected of it yet"))
     single = [
         pairs
         for label, (before, after) in both.items()
@@ -84,26 +84,26 @@ def compare(
     unpaired = {name for cell in expected.cells.values() for name, answers in cell.answers.items() if not answers.pairs}
     for name in sorted(unpaired):
         findings.append(
-            Finding("", name, "note", detail="holds no answers or NLLs to pair: only its items are compared")
+            Difference("", name, "note", detail="holds no answers or NLLs to pair: only its items are compared")
         )
     if changed := [
         f"{name} {version} -> {found.versions.get(name)}"
         for name, version in expected.versions.items()
         if found.cells and found.versions.get(name) != version
     ]:
-        findings.append(Finding("", "versions", "note", detail=", ".join(changed)))
+        findings.append(Difference("", "versions", "note", detail=", ".join(changed)))
     return findings
 
 
-def regressions(findings: Sequence[Finding]) -> list[Finding]:
+def regressions(findings: Sequence[Difference]) -> list[Difference]:
     """Those that fail the gate."""
     return [finding for finding in findings if finding.verdict == "regression"]
 
 
-def _compare_cell(label: str, expected: ExpectedCell, found: ExpectedCell) -> Iterator[Finding]:
+def _compare_cell(label: str, expected: ExpectedCell, found: ExpectedCell) -> Iterator[Difference]:
     for quantity in ("data", "trainable_parameters", "layers", "r"):
         before, after = getattr(expected, quantity), getattr(found, quantity)
-        yield Finding(label, quantity, "ok" if before == after else "regression", _text(before), _text(after))
+        yield Difference(label, quantity, "ok" if before == after else "regression", _text(before), _text(after))
     for name in sorted(expected.scores.keys() | found.scores.keys()):
         yield _compare_scores(label, name, expected.scores.get(name, []), found.scores.get(name, []))
     for name in sorted(expected.answers.keys() | found.answers.keys()):
@@ -111,13 +111,13 @@ def _compare_cell(label: str, expected: ExpectedCell, found: ExpectedCell) -> It
     yield from _compare_costs(label, expected, found)
 
 
-def _compare_scores(label: str, name: str, expected: list[float], found: list[float]) -> Finding:
+def _compare_scores(label: str, name: str, expected: list[float], found: list[float]) -> Difference:
     if len(expected) != len(found):
-        return Finding(label, name, "regression", f"{len(expected)} numbers", f"{len(found)} numbers")
+        return Difference(label, name, "regression", f"{len(expected)} numbers", f"{len(found)} numbers")
     deviations = [abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0 for a, b in zip(expected, found, strict=True)]
     worst = max(range(len(deviations)), key=deviations.__getitem__)
     which = f"layer {worst} differs most," if len(deviations) > 1 else "differs"
-    return Finding(
+    return Difference(
         label,
         name,
         "ok" if deviations[worst] <= SCORE_RTOL else "regression",
@@ -127,33 +127,33 @@ def _compare_scores(label: str, name: str, expected: list[float], found: list[fl
     )
 
 
-def _unpairable(label: str, name: str, expected: Answers | None, found: Answers | None) -> Iterator[Finding]:
+def _unpairable(label: str, name: str, expected: Answers | None, found: Answers | None) -> Iterator[Difference]:
     """Why an evaluation's answers cannot be paired, where they cannot."""
     if expected is None or found is None:
-        yield Finding(label, name, "regression", _there(expected), _there(found), "it is scored on one side only")
+        yield Difference(label, name, "regression", _there(expected), _there(found), "it is scored on one side only")
     elif expected.items != found.items:
-        yield Finding(label, name, "regression", expected.items, found.items, "other items were scored")
+        yield Difference(label, name, "regression", expected.items, found.items, "other items were scored")
     elif expected.pairs and (bool(expected.right), bool(expected.nll)) != (bool(found.right), bool(found.nll)):
-        yield Finding(label, name, "regression", detail="one side holds right and wrong, the other NLLs")
+        yield Difference(label, name, "regression", detail="one side holds right and wrong, the other NLLs")
 
 
-def _compare_costs(label: str, expected: ExpectedCell, found: ExpectedCell) -> Iterator[Finding]:
+def _compare_costs(label: str, expected: ExpectedCell, found: ExpectedCell) -> Iterator[Difference]:
     for quantity, least in (("seconds", MIN_SECONDS), ("tokens", 1.0)):
         before, after = getattr(expected, quantity), getattr(found, quantity)
         ratio = max(after, least) / max(before, least)
         odd = not 1 / COST_RATIO <= ratio <= COST_RATIO
         detail = f"{ratio:.2f} times as many"
-        yield Finding(label, quantity, "warning" if odd else "ok", f"{before:,.0f}", f"{after:,.0f}", detail)
+        yield Difference(label, quantity, "warning" if odd else "ok", f"{before:,.0f}", f"{after:,.0f}", detail)
 
 
-def _tested(family: Sequence[Pairs], level: float) -> list[Finding]:
+def _tested(family: Sequence[Pairs], level: float) -> list[Difference]:
     """The verdicts of one family of paired tests, which need all of them at once."""
     comparisons = [pairs.compare() for pairs in family]
     adjusted = holm([comparison.p for comparison in comparisons])
     return [_verdict(*of_test, level) for of_test in zip(family, comparisons, adjusted, strict=True)]
 
 
-def _verdict(pairs: Pairs, comparison: Comparison, p: float | None, level: float) -> Finding:
+def _verdict(pairs: Pairs, comparison: Comparison, p: float | None, level: float) -> Difference:
     assert p is not None
     significant = p < level
     if pairs.kind == "rows":
@@ -166,7 +166,7 @@ def _verdict(pairs: Pairs, comparison: Comparison, p: float | None, level: float
         beyond = abs(comparison.difference) > tolerance
         interval = f"[{comparison.low:+.5f}, {comparison.high:+.5f}]"
         detail = f"{comparison.difference:+.5f} {interval}, {tolerance:g} is allowed"
-    return Finding(
+    return Difference(
         "" if pairs.pooled else pairs.cells[0],
         f"{pairs.evaluation} {pairs.kind}" + (f" over {len(pairs.cells)} cells" if pairs.pooled else ""),
         "ok" if not beyond else "regression" if significant else "note",
@@ -177,7 +177,7 @@ def _verdict(pairs: Pairs, comparison: Comparison, p: float | None, level: float
     )
 
 
-def _unseen(single: Sequence[Pairs], pooled: Sequence[Pairs], level: float) -> Iterator[Finding]:
+def _unseen(single: Sequence[Pairs], pooled: Sequence[Pairs], level: float) -> Iterator[Difference]:
     """A note on every evaluation in which no test is ever significant, or none of some single cells."""
     together = {pairs.evaluation for pairs in pooled if pairs.least_p() * len(pooled) < level}
     for name in sorted({pairs.evaluation for pairs in single}):
@@ -193,7 +193,7 @@ def _unseen(single: Sequence[Pairs], pooled: Sequence[Pairs], level: float) -> I
             detail = f"cannot be seen in {len(blind)} of {len(cells)} cells: {reach}"
         else:
             detail = f"cannot be seen: {reach}, and {len(cells)} cells are too few to tell together"
-        yield Finding("", name, "note", detail=detail)
+        yield Difference("", name, "note", detail=detail)
 
 
 def _text(value: Any) -> str:

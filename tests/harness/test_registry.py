@@ -20,6 +20,8 @@ FOLDERS: dict[Kind, str] = {
     "mix": "tasks/mixes",
     "evaluation": "tasks/evals",
     "experiment": "harness/experiments",
+    "check": "harness/report/checks",
+    "claim": "harness/report/claims",
     "benchmark": "harness/benchmarks",
 }
 
@@ -127,6 +129,8 @@ def test_an_installed_packages_entry_point_is_found(tmp_path, monkeypatch, kind)
         "mix": "floe_bench.mixes",
         "evaluation": "floe_bench.evals",
         "experiment": "floe_bench.experiments",
+        "check": "floe_bench.checks",
+        "claim": "floe_bench.claims",
         "benchmark": "floe_bench.benchmarks",
     }[kind]
     install(tmp_path, "foreign_plugin", {group: "foreign = foreign_plugin"})

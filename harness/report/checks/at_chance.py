@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 from floe_bench.harness.stats.paired import Interval, wilson
 
 NUMBER = 6

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.checks import Finding
 from floe_bench.harness.stats.paired import holm
 
 NUMBER = 3

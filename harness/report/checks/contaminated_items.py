@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 from floe_bench.harness.stats.paired import wilson
 
 NUMBER = 9

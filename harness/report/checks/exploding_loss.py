@@ -14,9 +14,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 10
 

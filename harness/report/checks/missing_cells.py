@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 8
 

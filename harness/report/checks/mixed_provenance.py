@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 11
 

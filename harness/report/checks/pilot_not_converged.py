@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 5
 

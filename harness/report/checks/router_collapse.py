@@ -11,8 +11,8 @@ What to do: look at the gate entropy by layer; lower the learning rate, train lo
 
 from __future__ import annotations
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 2
 

@@ -15,9 +15,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 
 NUMBER = 7
 

@@ -18,9 +18,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.checks import Finding
 from floe_bench.harness.stats.ranks import jaccard, spearman, top_k
 
 NUMBER = 1

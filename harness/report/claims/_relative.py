@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from floe_bench.harness.contracts.judgement import Verdict
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.claims import Claim, Verdict
 from floe_bench.harness.stats.paired import wilson
 
 
@@ -22,14 +22,15 @@ def pairs_of(results: Results, mix: str, method: str, other: str) -> list[tuple[
     ]
 
 
-def relative_accuracy(results: Results, claim: Claim, rivals: Sequence[str], of: str, offset: float) -> Verdict:
-    """accuracy(FLoE) / accuracy(best rival) - offset on the claim's mix, against its `figure` less `tolerance`.
+def relative_accuracy(
+    results: Results, mix: str, rivals: Sequence[str], of: str, offset: float, figure: float, tolerance: float
+) -> Verdict:
+    """accuracy(FLoE) / accuracy(best rival) - offset on the mix, against `figure` less `tolerance`.
 
     The interval is that of the contrast hits(FLoE) - ratio · hits(rival), divided by the rival's accuracy: paired by
     question and clustered by subject; the rival's own accuracy is taken as it was measured. `of` is the word between
     the figure and the rival.
     """
-    (mix,) = claim.mixes
     pairs = {rival: pairs_of(results, mix, "floe", rival) for rival in rivals}
     if not all(pairs.values()):
         missing = [rival for rival, found in pairs.items() if not found]
@@ -50,7 +51,7 @@ def relative_accuracy(results: Results, claim: Claim, rivals: Sequence[str], of:
     text = f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {of} {rival}, {seeds}"
     if not all(_above_chance(record, confidence) for _, record in pairs[rival]):
         return Verdict("underpowered", text, f"{rival} itself is not above chance: a share of it means nothing")
-    return _against(text, low, high, claim.figures["figure"], claim.figures["tolerance"])
+    return _against(text, low, high, figure, tolerance)
 
 
 def _against(ours: str, low: float, high: float, figure: float, tolerance: float) -> Verdict:

@@ -9,7 +9,7 @@ from scipy import stats
 from floe_bench.harness.gate import text, verdicts
 from floe_bench.harness.gate.expectation import Answers, Expectation, ExpectedCell
 from floe_bench.harness.gate.pairs import NLL_TOLERANCE
-from floe_bench.harness.gate.verdicts import SCORE_RTOL, Finding
+from floe_bench.harness.gate.verdicts import SCORE_RTOL, Difference
 
 LABEL = "dolly / floe / seed 0"
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def odd_verdicts(found: Expectation, expected: Expectation | None = None, **argu
     return {finding.quantity: finding.verdict for finding in findings if finding.verdict != "ok"}
 
 
-def finding(found: Expectation, quantity: str) -> Finding:
+def finding(found: Expectation, quantity: str) -> Difference:
     return next(f for f in verdicts.compare(run(), found) if f.quantity == quantity)
 
 

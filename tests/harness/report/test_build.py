@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from floe_bench.harness.cli.main import main as floe_bench
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.report import build
-from floe_bench.harness.report.checks import Finding, all_checks
-from floe_bench.harness.report.claims import ledger
+from floe_bench.harness.report.checking import all_checks
+from floe_bench.harness.report.judging import judges
 from floe_bench.harness.report.tables import to_markdown
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
@@ -90,7 +91,9 @@ def test_a_report_holds_every_experiment_with_records_and_checks_and_claims(ran,
     records = {record.key for record in Store(results, "tiny").records()}
     behind = {row["claim"]: set(row["records"].split()) for row in claims}
     assert len(behind) == 11 and behind[6] == behind[10] and len(behind[6]) == 2 and behind[6] < records
-    with_records = {1} | {claim.number for claim in ledger() if claim.experiment == "layer_fraction"}  # 1: of base
+    with_records = {1} | {
+        judge.claim.number for judge in judges() if judge.claim.experiment == "layer_fraction"
+    }  # 1: of base
     assert {row["claim"] for row in claims if row["verdict"] != "not run"} == with_records
     assert all(row["verdict"] == "underpowered" for row in claims if row["claim"] in with_records)
 

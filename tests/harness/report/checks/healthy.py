@@ -11,9 +11,9 @@ import pandas as pd
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record, Stage, TrainOutcome
 from floe_bench.harness.contracts.score import Score
-from floe_bench.harness.report.checks import Finding
 from floe_bench.harness.spec import profiles
 
 L = 8

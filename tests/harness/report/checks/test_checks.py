@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from floe_bench.harness.report import checks
-from floe_bench.harness.report.checks import all_checks, router_collapse, run_checks
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.report import checking
+from floe_bench.harness.report.checking import all_checks, run_checks
+from floe_bench.harness.report.checks import router_collapse
 
 CHECKS = all_checks()
 
@@ -42,7 +44,7 @@ def test_has_tests_of_its_own(check, request):
 
 def test_two_checks_of_one_number_are_refused(monkeypatch):
     monkeypatch.setattr(router_collapse, "NUMBER", 3)
-    with pytest.raises(ValueError, match="cliff and router_collapse both have number 3"):
+    with pytest.raises(UsageError, match="checks cliff and router_collapse both have number 3"):
         all_checks()
 
 
@@ -51,5 +53,5 @@ def test_findings_come_in_the_order_of_the_checks(run, monkeypatch):
     run.records.pop()
     numbers = [finding.number for finding in run_checks(run)]
     assert numbers == sorted(numbers) and 8 in numbers
-    monkeypatch.setattr(checks, "all_checks", lambda: [SimpleNamespace(find=lambda results: ["a", "b"])])
+    monkeypatch.setattr(checking, "all_checks", lambda: [SimpleNamespace(find=lambda results: ["a", "b"])])
     assert run_checks(run) == ["a", "b"]

@@ -4,7 +4,7 @@ import pytest
 
 from floe_bench.harness.cli.main import main as floe_bench
 from floe_bench.harness.experiments import main
-from floe_bench.harness.report.checks import run_checks
+from floe_bench.harness.report.checking import run_checks
 from floe_bench.harness.store.folder import Store
 from floe_bench.harness.store.results import StoredResults
 

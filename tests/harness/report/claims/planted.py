@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import pandas as pd
 
+from floe_bench.harness.contracts.judgement import Evidence, Verdict
 from floe_bench.harness.contracts.tables import Results, Table
-from floe_bench.harness.report.claims import Claim, Evidence, Verdict, ledger, rules
+from floe_bench.harness.report.judging import Judge, judges
 from floe_bench.harness.spec import profiles
 
-CLAIM_OF: dict[str, Claim] = {claim.rule: claim for claim in ledger()}
+JUDGE: dict[str, Judge] = {judge.module.__name__.rpartition(".")[2]: judge for judge in judges()}
 
 TESTED = {"is": "compared", "nll_difference": 0.0, "nll_low": -0.001, "nll_high": 0.001, "nll_p": 0.9}
 ACCURACY = {"accuracy_low": -0.01, "accuracy_high": 0.01, "accuracy_p": 0.9}
@@ -49,6 +50,11 @@ def evidence(**tables: list[dict[str, Any]]) -> Evidence:
     return Evidence(results, [Table(id, id, frame, frame) for id, frame in frames.items()])
 
 
-def reach(rule: str, **tables: list[dict[str, Any]]) -> Verdict:
+def rule_of(claim: str, evidence: Evidence) -> Verdict:
+    """What the claim's rule says of the evidence, however few its records."""
+    return JUDGE[claim].module.judge(evidence, JUDGE[claim].claim)
+
+
+def reach(claim: str, **tables: list[dict[str, Any]]) -> Verdict:
     """What the rule says of these tables."""
-    return getattr(rules, rule)(evidence(**tables), CLAIM_OF[rule])
+    return rule_of(claim, evidence(**tables))

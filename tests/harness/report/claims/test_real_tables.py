@@ -9,6 +9,7 @@ import pytest
 
 from floe_bench.harness import registry
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.judgement import Evidence
 from floe_bench.harness.contracts.record import Cost, Stage, TrainOutcome
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.experiments import (
@@ -20,10 +21,10 @@ from floe_bench.harness.experiments import (
     ranking_stability,
     scoring_cost,
 )
-from floe_bench.harness.report.claims import Evidence, judge
+from floe_bench.harness.report.judging import verdict_on
 
 from ...records import history
-from .planted import CLAIM_OF, ROWS
+from .planted import JUDGE, ROWS
 
 ROW_NLL = 2.0 + 0.1 * np.arange(12)
 
@@ -138,12 +139,12 @@ CASES: list[tuple[str, Callable[..., Any], str]] = [
 
 @pytest.mark.parametrize(("rule", "results", "verdict"), CASES, ids=[case[0] for case in CASES])
 def test_a_rule_reaches_its_verdict_on_the_experiments_own_tables(rule, results, verdict, made):
-    claim, filled = CLAIM_OF[rule], results(made)
-    tables = registry.find("experiment", claim.experiment).load().tables(filled)
+    filled = results(made)
+    tables = registry.find("experiment", JUDGE[rule].claim.experiment).load().tables(filled)
     frames = {table.id: table.frame for table in tables}
     for id, row in ROWS.items():
         assert id not in frames or set(row) <= set(frames[id].columns), id
-    found = judge(claim, Evidence(filled, tables))
+    found = verdict_on(JUDGE[rule], Evidence(filled, tables))
     assert found.verdict == verdict, found
     assert "nan" not in found.ours and ".0 of" not in found.ours
 
@@ -153,13 +154,13 @@ def test_two_numbers_of_layers_show_neither_a_line_nor_a_cliff(rule, made):
     results = swept_over(made, [0.25, 1.0])
     repeated = [record.model_copy(update={"key": f"{record.key}{i}"}) for i in range(2) for record in results.records]
     results.records = repeated  # records enough for both claims
-    found = judge(CLAIM_OF[rule], Evidence(results, layer_fraction.tables(results)))
+    found = verdict_on(JUDGE[rule], Evidence(results, layer_fraction.tables(results)))
     assert found.verdict == "underpowered" and "fewer than 4 numbers of" in found.why
 
 
 def test_every_planted_row_belongs_to_a_table_of_a_case(made):
     """So that the test above holds each one's columns against the experiment's."""
-    named = {rule: registry.find("experiment", CLAIM_OF[rule].experiment).load() for rule, _, _ in CASES}
+    named = {rule: registry.find("experiment", JUDGE[rule].claim.experiment).load() for rule, _, _ in CASES}
     made_ids = {table.id for experiment in named.values() for table in experiment.tables(made(experiment))}
     assert set(ROWS) <= made_ids
 

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.judgement import Evidence, Verdict
 from floe_bench.harness.contracts.record import PlanFacts, Record
-from floe_bench.harness.report.claims import Evidence, Verdict, judge, rules
+from floe_bench.harness.report.judging import verdict_on
 from floe_bench.harness.store.folder import Store
 from floe_bench.harness.store.results import StoredResults
 
 from ...records import SETTINGS, MadeResults, record
-from .planted import CLAIM_OF
+from .planted import JUDGE, rule_of
 
 SUBJECTS = np.repeat(np.arange(20), 20)
 RNG = np.random.default_rng(0)
@@ -59,11 +60,11 @@ def with_score(record: Record, **changes) -> Record:
 def share(hits, **arguments) -> Verdict:
     """The rule's verdict; without a base model of its own, one that has half of full fine-tuning's answers right."""
     halved = {("base", seed): worse(right, 0.5, seed=9) for (method, seed), right in hits.items() if method == "full"}
-    return rules.share_of_full(Evidence(Answered("dolly", halved | hits, **arguments), []), CLAIM_OF["share_of_full"])
+    return rule_of("share_of_full", Evidence(Answered("dolly", halved | hits, **arguments), []))
 
 
 def gain(hits) -> Verdict:
-    return rules.gain_over_full_layer(Evidence(Answered("mixed", hits), []), CLAIM_OF["gain_over_full_layer"])
+    return rule_of("gain_over_full_layer", Evidence(Answered("mixed", hits), []))
 
 
 def numbers(verdict: Verdict) -> tuple[float, float, float]:
@@ -166,7 +167,7 @@ def test_a_missing_rival_is_named():
 def test_a_primary_evaluation_without_accuracy_gives_no_share():
     results = Answered("dolly", {("floe", 0): FULL, ("full", 0): FULL, ("base", 0): worse(FULL, 0.5)})
     results.records = [with_score(one, metrics={"nll_mean": 2.0}) for one in results.records]
-    found = rules.share_of_full(Evidence(results, []), CLAIM_OF["share_of_full"])
+    found = rule_of("share_of_full", Evidence(results, []))
     assert found == Verdict("not run", "–", "the primary evaluation has no accuracy")
 
 
@@ -184,27 +185,27 @@ def test_a_share_with_more_layers_than_the_claim_says_is_another_claim():
     hits = {(method, 0): FULL if method != "base" else worse(FULL, 0.5) for method in ("floe", "full", "base")}
     results = Answered("dolly", hits)
     results.records[0] = results.records[0].model_copy(update={"plan": PlanFacts(layers=(0, 1))})
-    found = rules.share_of_full(Evidence(results, []), CLAIM_OF["share_of_full"])
+    found = rule_of("share_of_full", Evidence(results, []))
     assert found.verdict == "not run" and "more than 25% of the layers" in found.why
 
 
-def judged_share(seeds: dict[str, int]) -> Verdict:
+def verdict_on_share(seeds: dict[str, int]) -> Verdict:
     """The verdict on claim 1 of equal answers on so many seeds of each method, the base model's half as many."""
     hits = {
         (method, seed): worse(FULL, 0.5) if method == "base" else FULL
         for method, n in seeds.items()
         for seed in range(n)
     }
-    return judge(CLAIM_OF["share_of_full"], Evidence(Answered("dolly", hits), []))
+    return verdict_on(JUDGE["share_of_full"], Evidence(Answered("dolly", hits), []))
 
 
 def test_a_verdict_on_a_share_asks_for_three_seeds_of_all_three_methods():
-    assert judged_share({"floe": 3, "full": 3, "base": 3}).verdict == "reproduced"
-    few = judged_share({"floe": 1, "full": 5, "base": 5})
+    assert verdict_on_share({"floe": 3, "full": 3, "base": 3}).verdict == "reproduced"
+    few = verdict_on_share({"floe": 1, "full": 5, "base": 5})
     assert few.verdict == "underpowered" and "1 of the 3 whole seeds" in few.why
-    assert judged_share({"floe": 1, "full": 5}).verdict == "underpowered"
-    assert judged_share({"floe": 6, "full": 6}).verdict == "not run"  # records enough, but no base model's
-    assert judged_share({"floe": 5, "full": 5, "base": 2}).verdict == "underpowered"
+    assert verdict_on_share({"floe": 1, "full": 5}).verdict == "underpowered"
+    assert verdict_on_share({"floe": 6, "full": 6}).verdict == "not run"  # records enough, but no base model's
+    assert verdict_on_share({"floe": 5, "full": 5, "base": 2}).verdict == "underpowered"
 
 
 # --- NLL at equal parameters ------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def plan(matched: bool) -> dict:
 
 def at_equal_parameters(*changes: np.ndarray, matched: int = 3) -> Verdict:
     results = Scored(dict(zip(("dolly", "code"), changes, strict=False)), matched)
-    return rules.lower_nll_at_equal_parameters(Evidence(results, []), CLAIM_OF["lower_nll_at_equal_parameters"])
+    return rule_of("lower_nll_at_equal_parameters", Evidence(results, []))
 
 
 def test_nll_at_equal_parameters():
@@ -272,13 +273,10 @@ def test_parameters_that_are_not_equal_are_no_evidence():
 def test_nothing_scored_is_not_run():
     results = Scored({"dolly": np.zeros(40)})
     results.records = results.records[:1]
-    found = rules.lower_nll_at_equal_parameters(Evidence(results, []), CLAIM_OF["lower_nll_at_equal_parameters"])
+    found = rule_of("lower_nll_at_equal_parameters", Evidence(results, []))
     assert found.verdict == "not run"
     without = [
         r.model_copy(update={"scores": {"mmlu_0shot": r.scores["mmlu_0shot"]}}) for r in Scored({"dolly": ROWS}).records
     ]
     results.records = without
-    assert (
-        rules.lower_nll_at_equal_parameters(Evidence(results, []), CLAIM_OF["lower_nll_at_equal_parameters"]).verdict
-        == "not run"
-    )
+    assert rule_of("lower_nll_at_equal_parameters", Evidence(results, [])).verdict == "not run"

@@ -1,8 +1,5 @@
-"""The ledger: complete, its rules and figures known, and no verdict from fewer records than it asks for."""
+"""The claims: complete, what they name is known, and no verdict from fewer records than one asks for."""
 
-import inspect
-import re
-from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,17 +7,19 @@ import pytest
 
 from floe_bench.harness import registry
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.judgement import Claim, Evidence, Verdict
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report import claims
-from floe_bench.harness.report.claims import Claim, Evidence, Verdict, _relative, rules
+from floe_bench.harness.errors import UsageError
+from floe_bench.harness.report.claims import cliff
+from floe_bench.harness.report.judging import judges, table, verdict_on
 
 from ...records import SETTINGS, record
 
-LEDGER = claims.ledger()
-EVERY_CLAIM = pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: str(claim.number))
+JUDGES = judges()
+EVERY_CLAIM = pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: str(judge.claim.number))
 REACHED = Verdict("reproduced", "1", "planted")
 OF_SEVERAL_SEEDS = pytest.mark.parametrize(
-    "claim", [claim for claim in LEDGER if claim.seeds], ids=lambda claim: str(claim.number)
+    "judge", [judge for judge in JUDGES if judge.claim.seeds], ids=lambda judge: str(judge.claim.number)
 )
 
 
@@ -53,35 +52,32 @@ def others(claim: Claim) -> list[Cell]:
 
 
 def test_eleven_claims_by_number():
-    assert [claim.number for claim in LEDGER] == list(range(1, 12))
-    assert all(claim.text and claim.source and claim.protocol for claim in LEDGER)
+    assert [judge.claim.number for judge in JUDGES] == list(range(1, 12))
+    assert all(judge.text and judge.claim.source and judge.claim.protocol for judge in JUDGES)
+
+
+def test_two_claims_of_one_number_are_refused(monkeypatch):
+    monkeypatch.setattr(cliff, "CLAIM", cliff.CLAIM.model_copy(update={"number": 1}))
+    with pytest.raises(UsageError, match="claims cliff and share_of_full both have number 1"):
+        judges()
 
 
 @EVERY_CLAIM
-def test_rule_experiment_and_mixes_are_known(claim):
-    assert list(inspect.signature(getattr(rules, claim.rule)).parameters) == ["evidence", "claim"]
+def test_experiment_mixes_and_methods_are_known(judge):
+    claim = judge.claim
     registry.find("experiment", claim.experiment)
     assert set(claim.mixes) <= set(registry.plugins("mix"))
     assert all(registry.parse_method(name.removesuffix("*")) for name in claim.methods if not name.endswith("block*"))
 
 
 @EVERY_CLAIM
-def test_the_ledger_holds_just_the_figures_that_the_rule_reads(claim):
-    source = inspect.getsource(getattr(rules, claim.rule))
-    if "relative_accuracy(" in source:
-        source += inspect.getsource(_relative.relative_accuracy)
-    read = {re.sub(r"\{\w+\}", "*", name) for name in re.findall(r'figures\[f?["\']([^"\']+)["\']\]', source)}
-    assert {name for name in read if "*" not in name} <= set(claim.figures)
-    assert all(any(fnmatchcase(figure, name) for name in read) for figure in claim.figures)
-
-
-@EVERY_CLAIM
-def test_no_verdict_from_fewer_records_than_asked_however_many_others_there_are(claim, monkeypatch):
-    monkeypatch.setattr(rules, claim.rule, lambda evidence, claim: REACHED)
+def test_no_verdict_from_fewer_records_than_asked_however_many_others_there_are(judge, monkeypatch):
+    claim = judge.claim
+    monkeypatch.setattr(judge.module, "judge", lambda evidence, claim: REACHED)
     extra = others(claim)
 
     def judged(n: int) -> Verdict:
-        return claims.judge(claim, Evidence(results_of(*counting(claim, n), *extra), []))
+        return verdict_on(judge, Evidence(results_of(*counting(claim, n), *extra), []))
 
     assert judged(0).verdict == "not run"
     assert judged(claim.records - 1).verdict == "underpowered"
@@ -90,8 +86,9 @@ def test_no_verdict_from_fewer_records_than_asked_however_many_others_there_are(
 
 
 @OF_SEVERAL_SEEDS
-def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there_are(claim, monkeypatch):
-    monkeypatch.setattr(rules, claim.rule, lambda evidence, claim: REACHED)
+def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there_are(judge, monkeypatch):
+    claim = judge.claim
+    monkeypatch.setattr(judge.module, "judge", lambda evidence, claim: REACHED)
     few = [cell for seed in range(claim.seeds - 1) for cell in of_seed(claim, seed)]
     few += [
         cell.model_copy(update={"varied": (("adapter.r", r),)}) for cell in few for r in range(2, 2 + claim.records)
@@ -100,7 +97,7 @@ def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there
     assert len(few) >= claim.records
 
     def judged(results: Results) -> Verdict:
-        return claims.judge(claim, Evidence(results, []))
+        return verdict_on(judge, Evidence(results, []))
 
     padding = [Cell(method=last[0].method, mix=last[0].mix, seed=99, varied=(("adapter.r", r),)) for r in range(20)]
     missing = Cell(method=padding[0].method, mix=padding[0].mix, seed=99, varied=(("adapter.r", 99),))
@@ -113,40 +110,43 @@ def test_no_verdict_from_fewer_whole_seeds_than_asked_however_many_records_there
 
 @OF_SEVERAL_SEEDS
 @pytest.mark.parametrize("name", ["not run", "underpowered"])
-def test_too_few_seeds_make_no_verdict_of_none(claim, name, monkeypatch):
+def test_too_few_seeds_make_no_verdict_of_none(judge, name, monkeypatch):
+    claim = judge.claim
     none = Verdict(name, "1", "planted")
-    monkeypatch.setattr(rules, claim.rule, lambda evidence, claim: none)
+    monkeypatch.setattr(judge.module, "judge", lambda evidence, claim: none)
     one = of_seed(claim, 0) + [
         cell.model_copy(update={"varied": (("adapter.r", r),)}) for cell in of_seed(claim, 0) for r in range(2, 20)
     ]
-    assert claims.judge(claim, Evidence(results_of(*one), [])) == none
+    assert verdict_on(judge, Evidence(results_of(*one), [])) == none
 
 
 def test_one_pair_of_mixes_of_four_is_no_transfer(monkeypatch):
     """Claim 9 is of two general mixes on two special ones."""
-    (claim,) = (claim for claim in LEDGER if claim.number == 9)
-    monkeypatch.setattr(rules, claim.rule, lambda evidence, claim: REACHED)
+    (judge,) = (judge for judge in JUDGES if judge.claim.number == 9)
+    claim = judge.claim
+    monkeypatch.setattr(judge.module, "judge", lambda evidence, claim: REACHED)
     of_pair = ("floe_layers", "floe_layers:on=dolly")
     pair = [Cell(method=method, mix="code", seed=seed) for seed in range(12) for method in of_pair]
-    found = claims.judge(claim, Evidence(results_of(*pair), []))
+    found = verdict_on(judge, Evidence(results_of(*pair), []))
     assert found.verdict == "underpowered" and "0 of the 3 whole seeds" in found.why
     everything = [cell for seed in range(3) for cell in of_seed(claim, seed)]
-    assert claims.judge(claim, Evidence(results_of(*everything), [])) == REACHED
+    assert verdict_on(judge, Evidence(results_of(*everything), [])) == REACHED
 
 
 def test_the_table_names_for_each_claim_the_records_behind_it_and_no_others(monkeypatch):
-    for rule in {claim.rule for claim in LEDGER}:
-        monkeypatch.setattr(rules, rule, lambda evidence, claim: REACHED)
-    evidence = {claim.experiment: Evidence(results_of(), []) for claim in LEDGER}
-    mine = counting(LEDGER[0], LEDGER[0].records)
-    evidence["main"] = Evidence(results_of(*mine, *others(LEDGER[0])), [])
-    table = claims.table(evidence)
-    assert table.frame["claim"].tolist() == list(range(1, 12))
-    first = table.frame.iloc[0]
+    for judge in JUDGES:
+        monkeypatch.setattr(judge.module, "judge", lambda evidence, claim: REACHED)
+    evidence = {judge.claim.experiment: Evidence(results_of(), []) for judge in JUDGES}
+    first_claim = JUDGES[0].claim
+    mine = counting(first_claim, first_claim.records)
+    evidence["main"] = Evidence(results_of(*mine, *others(first_claim)), [])
+    made = table(evidence)
+    assert made.frame["claim"].tolist() == list(range(1, 12))
+    first = made.frame.iloc[0]
     assert first["verdict"] == "reproduced" and first["records"].split() == [f"key{i}" for i in range(len(mine))]
     assert (
         first["our_protocol"].startswith("random weights, random-llama, dolly, ") and "3 seeds" in first["our_protocol"]
     )
     assert "100 questions" in first["our_protocol"]
-    assert set(table.frame["verdict"][1:]) == {"not run"} and set(table.frame["our_protocol"][2:]) == {"–"}
-    assert table.view["Records"].tolist()[0] == "9 of main"
+    assert set(made.frame["verdict"][1:]) == {"not run"} and set(made.frame["our_protocol"][2:]) == {"–"}
+    assert made.view["Records"].tolist()[0] == "9 of main"
