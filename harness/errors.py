@@ -1,4 +1,4 @@
-"""The errors that a user can mend, and the one way of suggesting a name."""
+"""Errors that a user can mend, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """Bad input: the message is one sentence for the user; the command exits with code 2."""
+    """Bad input from the user. The message is one sentence; the command exits with code 2."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """An unknown name, with the nearest valid ones (or all of them where none is near)."""
+    """Return the error for an unknown name. It suggests the nearest valid names, or lists all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names) or 'none'}"

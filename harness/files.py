@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and content digests."""
+"""Atomic file writes, content digests and the places of files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PACKAGE = Path(__file__).absolute().parent.parent
 
 
 def checkout() -> Path | None:
-    """The root of the checkout that the code runs from; None where it was installed from a wheel."""
+    """Return the root of the checkout that the code runs from. Return None for an installed wheel."""
     return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
 
 @cache
 def module_file(module: str) -> Path | None:
-    """The source of a module, found by its name; None where there is none, as of a built-in. Imports nothing."""
+    """Return the source file of a module without importing it. Return None where there is none, as for a built-in."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None:
@@ -41,7 +41,7 @@ def module_file(module: str) -> Path | None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it becomes `path` only if the block succeeds."""
+    """Yield a temporary path beside `path`. It replaces `path` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -67,25 +67,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def digest(value: Any) -> str:
-    """16 hex digits of the sha256 of a JSON-able value in canonical form."""
+    """Return 16 hex digits of the sha256 of a JSON-able value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """Return the sha256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where derived copies live between runs; XDG_CACHE_HOME is honoured."""
+    """Return the folder for derived copies that outlive a run. Honours XDG_CACHE_HOME."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "floe-bench"
 
 
 def remembered_digest(path: Path) -> str:
-    """`file_digest`, remembered in the cache folder for as long as size and modification time stay the same."""
+    """Return `file_digest(path)`, cached on disk while the file's size and modification time stay the same."""
     stat = path.stat()
     key = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
     memo = cache_folder() / "digests" / key

@@ -1,1 +1,1 @@
-"""FLoE's own mathematics: the adapter, layer importance, layer selection and rank search."""
+"""The mathematics of FLoE: the adapter, layer importance, layer selection and rank search."""

@@ -1,11 +1,11 @@
-"""Where a causal language model keeps its decoder layers and their base weights."""
+"""Find the decoder layers of a causal language model and their base weights."""
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The decoder layers k = 0..L-1 of a causal language model, with or without a PEFT adapter on it.
+    """Return the decoder layers k = 0..L-1 of a causal language model, with or without a PEFT adapter.
 
     They are the model's only `nn.ModuleList` named `layers`, as in Llama, Mistral, Gemma 2 and Qwen 2.
 
@@ -26,7 +26,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def base_weights(layer: nn.Module) -> list[nn.Parameter]:
-    """The parameters of `layer` that belong to the base model, those of PEFT adapters left out."""
+    """Return the parameters of `layer` that belong to the base model, without those of PEFT adapters."""
     adapter = {
         parameter
         for module in layer.modules()

@@ -1,4 +1,4 @@
-"""The Fisher information of the layer masks, from stored gradients G: numpy alone, no model.
+"""The Fisher information of the layer masks, from stored gradients G. Needs numpy only, no model.
 
 I = (1/N) Σ_n g_n g_nᵀ over N samples and L layers (FLoE, arXiv 2506.00495, layer selection).
 """
@@ -8,9 +8,15 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def layer_gradients(G_modules: ArrayLike) -> NDArray[np.float64]:
-    """G (N, L): each layer's mask gradient, from G_modules (N, L, J) of its modules, or (L, J) for N = 1.
+    """Return G (N, L), each layer's mask gradient: the sum over the modules of the layer.
 
-    A layer's mask multiplies the updates of all its modules, so its derivative is the sum of theirs.
+    A layer's mask multiplies the updates of all its modules, so the derivatives add up.
+
+    Args:
+        G_modules: gradients by module, (N, L, J), or (L, J) for N = 1.
+
+    Raises:
+        ValueError: `G_modules` has neither of these shapes.
     """
     G = np.asarray(G_modules, dtype=np.float64)
     if G.ndim not in (2, 3):
@@ -19,20 +25,33 @@ def layer_gradients(G_modules: ArrayLike) -> NDArray[np.float64]:
 
 
 def fisher_matrix(G: ArrayLike) -> NDArray[np.float64]:
-    """The empirical Fisher I (L, L) = (1/N) Σ_n g_n g_nᵀ from mask gradients G (N, L), or (L,) for N = 1."""
+    """Return the empirical Fisher I (L, L) = (1/N) Σ_n g_n g_nᵀ of mask gradients G.
+
+    Args:
+        G: (N, L), or (L,) for N = 1.
+
+    Raises:
+        ValueError: G has another shape or is empty.
+    """
     G = _samples_by_layers(G)
     return G.T @ G / len(G)
 
 
 def fisher_diagonal(G: ArrayLike) -> NDArray[np.float64]:
-    """The diagonal (L,) of `fisher_matrix`, I_kk = (1/N) Σ_n g_nk²: FLoE's layer score (arXiv 2506.00495)."""
+    """Return the diagonal (L,) of `fisher_matrix`: I_kk = (1/N) Σ_n g_nk².
+
+    This is FLoE's layer score (arXiv 2506.00495, layer selection).
+    """
     return np.square(_samples_by_layers(G)).mean(axis=0)
 
 
 def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741  (I is the paper's letter)
-    """The Fisher I (L, L) with only its diagonal blocks of `b` adjacent layers kept, zero elsewhere.
+    """Return the Fisher I (L, L) with zeros outside its diagonal blocks of `b` adjacent layers.
 
-    Blocks start at layers 0, b, 2b, …; the last is smaller where b does not divide L. b = 1 is the diagonal.
+    Blocks start at layers 0, b, 2b, …; the last is smaller where b does not divide L. b = 1 gives the diagonal.
+
+    Raises:
+        ValueError: I is not square, or b is below 1.
     """
     fisher = np.asarray(I, dtype=np.float64)
     if fisher.ndim != 2 or fisher.shape[0] != fisher.shape[1]:
@@ -44,6 +63,7 @@ def block_fisher(I: ArrayLike, b: int) -> NDArray[np.float64]:  # noqa: E741  (I
 
 
 def _samples_by_layers(G: ArrayLike) -> NDArray[np.float64]:
+    """Return G as (N, L) float64. Raises ValueError for another shape or an empty array."""
     G = np.atleast_2d(np.asarray(G, dtype=np.float64))
     if G.ndim != 2 or G.size == 0:
         raise ValueError(f"G has shape {G.shape}; expected (N, L) or (L,), with at least one sample and one layer.")

@@ -1,7 +1,7 @@
-"""Variants of the Fisher layer score: labels drawn from the model, and parameters in place of layer masks.
+"""Ablations of the Fisher layer score: labels drawn from the model, and parameters instead of layer masks.
 
-Scorers as in `floe.importance`, of which batches and axes are taken over. All need a model with an active
-MoE-LoRA adapter, the pilot. B stands for the stacked experts [B_1 … B_M] of one adapted module, (d_out, M·r).
+Scorers, batches and axes are those of `floe.importance`. All need an active MoE-LoRA adapter, the pilot.
+B is the stacked experts [B_1 … B_M] of one adapted module, (d_out, M·r).
 """
 
 import difflib
@@ -24,7 +24,7 @@ MAX_PARAMETERS = 4096
 
 
 class _Experts(NamedTuple):
-    """B of one adapted module: its decoder layer k, the path of the module, and the weight."""
+    """The weight B of one adapted module, with its decoder layer k and its path."""
 
     layer: int
     path: str
@@ -32,22 +32,22 @@ class _Experts(NamedTuple):
 
 
 def true_fisher_gradients(model: PeftModel, batches: Sequence[Batch], *, seed: int = 0, draws: int = 1) -> Scores:
-    """`fisher_gradients` with labels drawn from the model, from which the true Fisher follows as the empirical does.
+    """Compute `fisher_gradients` with labels drawn from the model. They give the true Fisher, not the empirical one.
 
-    At every completion position the label is drawn from the predictive distribution p(· | prefix), the prefix being
-    the data's own tokens: I = (1/N) Σ_n E_{y ~ p}[g_n(y) g_n(y)ᵀ], to which `fisher_matrix(G)` converges with the
-    number of draws (Kunstner et al., arXiv 1905.12558). As E_y[g_n] = 0 and the T_n labels of a sample are
-    independent, its tokens' cross terms vanish: sample n's share is 1/T_n times the Gauss-Newton matrix of ℓ_n. The
-    empirical Fisher keeps those terms.
+    Every completion label is drawn from p(· | prefix), where the prefix holds the data's own tokens.
+    The true Fisher is I = (1/N) Σ_n E_{y ~ p}[g_n(y) g_n(y)ᵀ] (Kunstner et al., arXiv 1905.12558).
+    `fisher_matrix(G)` converges to it with the number of draws.
 
-    Sample n's labels depend on `seed`, n and the distribution alone: not on global random state, nor on its batch
-    (but for rounding: a probability that differs in the last bits may move a draw on the edge between two labels).
-    Further draws leave the earlier as they are. One forward draws the labels; each draw costs as much as
-    `fisher_gradients`.
+    E_y[g_n] = 0 and the T_n labels of a sample are independent. So the cross terms between its tokens vanish:
+    sample n contributes 1/T_n times the Gauss-Newton matrix of ℓ_n. The empirical Fisher keeps the cross terms.
+
+    The labels of sample n depend only on `seed`, n and p, neither on global random state nor on the batch.
+    (Rounding may move a draw that falls on the edge between two labels.) More draws leave earlier ones unchanged.
+    One forward draws the labels. Each draw costs as much as `fisher_gradients`.
 
     Returns:
-        The arrays of `fisher_gradients`, with draws·N rows: row d·N + n is draw d of sample n. `nll` is that of the
-        drawn labels.
+        The arrays of `fisher_gradients` with draws·N rows. Row d·N + n is draw d of sample n.
+        `nll` is that of the drawn labels.
 
     Raises:
         ValueError: as `fisher_gradients`, or `draws` below 1, or `seed` below 0.
@@ -65,10 +65,11 @@ def true_fisher_gradients(model: PeftModel, batches: Sequence[Batch], *, seed: i
 
 
 def parameter_diagonal(model: PeftModel, batches: Sequence[Batch]) -> Scores:
-    """The parameter diagonal of the empirical Fisher by layer: I_kk without its cross terms between parameters.
+    """Compute the parameter diagonal of the empirical Fisher by layer: I_kk without cross terms between parameters.
 
-    D_k = Σ_{θ ∈ B of layer k} θ² (1/N) Σ_n (∂ℓ_n/∂θ)², while I_kk = (1/N) Σ_n (Σ_{θ ∈ B of layer k} θ ∂ℓ_n/∂θ)²: the
-    update is linear in B. Costs one forward and one backward per sample, and the memory of one sample's ∂ℓ_n/∂B.
+    D_k = Σ_{θ ∈ B of layer k} θ² (1/N) Σ_n (∂ℓ_n/∂θ)².
+    The update is linear in B, so I_kk = (1/N) Σ_n (Σ_{θ ∈ B of layer k} θ ∂ℓ_n/∂θ)².
+    Costs one forward and one backward per sample, and the memory of one sample's ∂ℓ_n/∂B.
 
     Returns:
         `D` (L,) float64. `layers` (L,) int64: the index of each adapted decoder layer.
@@ -91,25 +92,25 @@ def parameter_diagonal(model: PeftModel, batches: Sequence[Batch]) -> Scores:
 def adapter_fisher(
     model: PeftModel, batches: Sequence[Batch], *, modules: Sequence[str] | None = None, entries: int | None = None
 ) -> Scores:
-    """The full empirical Fisher over a subset of the adapter's parameters B, cross terms and all.
+    """Compute the full empirical Fisher over a subset of the adapter's parameters B, with all cross terms.
 
-    F = (1/N) Σ_n ∂ℓ_n/∂θ (∂ℓ_n/∂θ)ᵀ, one forward and one backward per sample; memory N·P + P². What it says about the
-    layer masks is `mask_fisher(F, J)`.
+    F = (1/N) Σ_n ∂ℓ_n/∂θ (∂ℓ_n/∂θ)ᵀ. Costs one forward and one backward per sample; memory N·P + P².
+    `mask_fisher(F, J)` gives the Fisher of the layer masks from it.
 
     Args:
-        modules: the adapted modules whose B take part, each named by the end of its path, as in PEFT's
-            target_modules: "down_proj", "layers.3.mlp.down_proj". None takes all of them.
-        entries: how many entries of each B take part: its first ones in row-major order (all experts of the first
-            output feature, then of the second). None, or more than B has, takes all.
+        modules: the adapted modules whose B take part. Each is named by the end of its path, as in PEFT's
+            target_modules: "down_proj", "layers.3.mlp.down_proj". None takes all modules.
+        entries: how many entries of each B take part, the first ones in row-major order. (First come all
+            experts of the first output feature.) None, or more than B has, takes all entries.
 
     Returns:
         `F` (P, P) float64: by ascending layer, then module path, then entry of B.
-        `J` (P, L) float64: ∂θ/∂m, i.e. column k holds the values θ of layer k's parameters, and 0 for other layers'.
-        `layers` (L,) int64: the index of each adapted decoder layer, whether or not a parameter of it takes part.
+        `J` (P, L) float64: ∂θ/∂m. Column k holds the values θ of layer k's parameters, 0 for other layers'.
+        `layers` (L,) int64: the index of each adapted decoder layer, also of layers with no chosen parameter.
 
     Raises:
-        ValueError: no batches, a sample without a completion token, no active MoE-LoRA adapter, a name that fits no
-            adapted module, `entries` below 1, or more than 4,096 parameters.
+        ValueError: no batches, a sample without a completion token, no active MoE-LoRA adapter, a name that fits
+            no adapted module, `entries` below 1, or more than 4,096 parameters.
     """
     completion_tokens(batches)
     experts = _active_experts(model)
@@ -136,10 +137,14 @@ def adapter_fisher(
 
 
 def mask_fisher(F: ArrayLike, J: ArrayLike) -> NDArray[np.float64]:
-    """The Fisher I (L, L) = Jᵀ F J of the layer masks, from F (P, P) of parameters θ and J (P, L) = ∂θ/∂m.
+    """Return the Fisher I (L, L) = Jᵀ F J of the layer masks.
 
-    A mask scales the B of its layer, and the update is linear in B, so ∂ℓ/∂m = Jᵀ ∂ℓ/∂θ. With all of B among the
-    parameters of `adapter_fisher` it equals `fisher_matrix(G)`; with some, it is the part of it that they carry.
+    A mask scales the B of its layer and the update is linear in B, so ∂ℓ/∂m = Jᵀ ∂ℓ/∂θ.
+    With all of B in `adapter_fisher` this equals `fisher_matrix(G)`. With fewer entries it is their part of it.
+
+    Args:
+        F: (P, P), the Fisher of parameters θ.
+        J: (P, L), ∂θ/∂m.
 
     Raises:
         ValueError: F is not square, or J has not one row per parameter.
@@ -151,8 +156,10 @@ def mask_fisher(F: ArrayLike, J: ArrayLike) -> NDArray[np.float64]:
 
 
 def _draw_labels(model: nn.Module, batch: Batch, uniforms: Sequence[Tensor]) -> list[Batch]:
-    """`batch` once per draw, its labels drawn by inverting the distribution function at each sample's
-    `uniforms` (tokens, draws) in [0, 1)."""
+    """Return one copy of `batch` per draw, with labels drawn by inverse-transform sampling.
+
+    `uniforms` holds each sample's uniform numbers in [0, 1), (tokens, draws).
+    """
     device = next(model.parameters()).device
     predicts = predicts_label(batch)
     with scoring(model), torch.no_grad():
@@ -163,11 +170,11 @@ def _draw_labels(model: nn.Module, batch: Batch, uniforms: Sequence[Tensor]) -> 
             logits_to_keep=predicts.to(device),
         ).logits
     drawn = []
-    # A sample at a time: the distribution function takes 8 bytes per token and word of the vocabulary.
+    # One sample at a time limits memory: the CDF takes 8 bytes per token and vocabulary entry.
     for of_sample, uniform in zip(logits.split([len(u) for u in uniforms]), uniforms, strict=True):
         cdf = of_sample.double().softmax(dim=-1).cumsum(dim=-1)
         label = torch.searchsorted(cdf, uniform.to(device), right=True)
-        # The rounded sum may end just below 1, and a uniform lie beyond it.
+        # Rounding may end the CDF just below 1, below the uniform number.
         drawn.append(label.clamp_(max=cdf.shape[-1] - 1).cpu())
     redrawn = []
     for labels in torch.cat(drawn).unbind(dim=1):
@@ -179,7 +186,7 @@ def _draw_labels(model: nn.Module, batch: Batch, uniforms: Sequence[Tensor]) -> 
 def _sample_gradients(
     model: nn.Module, batches: Sequence[Batch], weights: Sequence[Tensor]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """∂ℓ_n/∂θ of each of `weights` for every sample n in turn; to be used within `scoring`."""
+    """Yield ∂ℓ_n/∂θ of each of `weights` for every sample n in turn. Use it within `scoring`."""
     for weight in weights:
         weight.requires_grad_(True)
     for batch in batches:
@@ -190,7 +197,7 @@ def _sample_gradients(
 
 
 def _active_experts(model: nn.Module) -> list[_Experts]:
-    """B of every enabled adapter, by ascending layer, then module path."""
+    """Return B of every enabled adapter, by ascending layer, then module path. Raises ValueError for none."""
     experts = [
         _Experts(k, f"layers.{k}.{path}", cast(nn.Linear, module.moe_lora_B[adapter]).weight)
         for k, layer in enumerate(decoder_layers(model))
@@ -208,7 +215,7 @@ def _layers(experts: Sequence[_Experts]) -> NDArray[np.int64]:
 
 
 def _named(experts: Sequence[_Experts], modules: Sequence[str]) -> list[_Experts]:
-    """Those of `experts` whose module's path ends in one of the names `modules`."""
+    """Return the `experts` whose module path ends in one of the names in `modules`."""
 
     def fits(each: _Experts, name: str) -> bool:
         return f".{each.path}".endswith(f".{name}")

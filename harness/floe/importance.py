@@ -1,12 +1,12 @@
-"""Layer importance: the scores that layer selection works on; `fisher` makes Fisher matrices of them.
+"""Layer importance scores, the input of layer selection. `fisher` turns them into Fisher matrices.
 
 A scorer is `fn(model, batches) -> {name: array}`. `batches` is a sequence of mappings with CPU tensors
-`input_ids`, `attention_mask` and `labels`, each (B, T), padded on the right; a label of -100 carries no loss.
-A scorer moves them to the model's device, scores in eval mode, and leaves the model as it found it: weights,
+`input_ids`, `attention_mask` and `labels`, each (B, T), padded on the right. A label of -100 carries no loss.
+A scorer moves the batches to the model's device and scores in eval mode. It restores the model: weights,
 training mode, requires_grad and .grad.
 
-Axes: N samples (rows of all batches, in order), L decoder layers, J adapted modules per layer. Losses are in
-nats.
+Axes: N samples (rows of all batches, in order), L decoder layers, J adapted modules per layer.
+Losses are in nats.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,16 +33,19 @@ Scores = dict[str, NDArray]
 
 
 def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
-    """Gradient of every sample's loss with respect to the layer masks, from which every Fisher score follows.
+    """Compute the gradient of every sample's loss with respect to the layer masks. All Fisher scores follow from it.
 
-    g_n = ∂ℓ_n/∂m at m = 1, with ℓ_n the mean NLL over sample n's completion tokens and m the masks on the
-    updates of the active MoE-LoRA pilot adapter, one per adapted module. Row n of a batch has masks of its
-    own, so one backward of Σ_n ℓ_n gives the whole batch. A layer's gradient is the sum of its modules'
-    (`layer_gradients`). FLoE (arXiv 2506.00495), layer selection; true labels, so the empirical Fisher.
+    g_n = ∂ℓ_n/∂m at m = 1, where ℓ_n is the mean NLL over sample n's completion tokens.
+    m are the masks on the updates of the active MoE-LoRA pilot adapter, one per adapted module.
+    Each row of a batch has its own masks, so one backward of Σ_n ℓ_n serves the whole batch.
+    A layer's gradient is the sum of its modules' (`layer_gradients`).
+    The labels are the data's, so this is the empirical Fisher (FLoE, arXiv 2506.00495, layer selection).
 
     Returns:
-        `G` (N, L) float64: ∂ℓ_n/∂m by layer. `G_modules` (N, L, J) float32: by module, in sorted name order.
-        `nll` (N,) float64: ℓ_n. `tokens` (N,) int64: completion tokens of each sample.
+        `G` (N, L) float64: ∂ℓ_n/∂m by layer.
+        `G_modules` (N, L, J) float32: by module, in sorted name order.
+        `nll` (N,) float64: ℓ_n.
+        `tokens` (N,) int64: completion tokens of each sample.
         `layers` (L,) int64: the index of each adapted decoder layer, 0..L-1 for a pilot on every layer.
 
     Raises:
@@ -68,15 +71,18 @@ def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
 
 
 def taylor(model: nn.Module, batches: Sequence[Batch]) -> Scores:
-    """First-order Taylor importance of each layer for the pre-training loss, any adapter switched off.
+    """Compute the first-order Taylor importance of each layer for the pre-training loss. Switches adapters off.
 
-    T_k = Σ_{θ ∈ base weights of layer k} |∂L_pre/∂θ · θ|, L_pre the mean NLL over all tokens of all batches:
-    the gradient is averaged first (in float32), then the absolute value taken. FLoE (arXiv 2506.00495).
+    T_k = Σ_{θ ∈ base weights of layer k} |∂L_pre/∂θ · θ| (FLoE, arXiv 2506.00495, layer selection).
+    L_pre is the mean NLL over all tokens of all batches.
+    The gradient is averaged first (in float32), then the absolute value is taken.
 
-    Cost: one forward and one backward of each batch and, where there are several, all but the last product of every
-    layer's forward a second time. Memory beside the model: one layer's gradients, summed over batches in float32;
-    the hidden states between layers of every batch; and the activations of one layer (of all of them where
-    there is a single batch), or one batch's logits.
+    Cost: one forward and one backward per batch. Several batches also repeat all but the last product of every
+    layer's forward.
+
+    Memory beside the model: one layer's gradients, summed over batches in float32; the hidden states between
+    layers of every batch; and the larger of two: one layer's activations (all layers' for a single batch), or
+    one batch's logits.
 
     Returns:
         `T` (L,) float64: nats.
@@ -97,9 +103,9 @@ def taylor(model: nn.Module, batches: Sequence[Batch]) -> Scores:
 
 
 def gradient_norm(model: nn.Module, batches: Sequence[Batch]) -> Scores:
-    """L2 norm of each layer's base-weight gradient of the task loss (1/N) Σ_n ℓ_n, any adapter switched off.
+    """Compute the L2 norm of each layer's base-weight gradient of the task loss (1/N) Σ_n ℓ_n. Switches adapters off.
 
-    ℓ_n is the mean NLL over sample n's completion tokens, as for `fisher_gradients`; cost as for `taylor`.
+    ℓ_n is the mean NLL over sample n's completion tokens, as for `fisher_gradients`. The cost is that of `taylor`.
 
     Returns:
         `norm` (L,) float64.
@@ -119,7 +125,7 @@ def gradient_norm(model: nn.Module, batches: Sequence[Batch]) -> Scores:
 
 
 def weight_magnitude(model: nn.Module, batches: Sequence[Batch]) -> Scores:
-    """Mean |θ| over each layer's base weights. Needs no data: `batches` is there for the common signature.
+    """Compute the mean |θ| over each layer's base weights. Ignores `batches`, which only keeps the common signature.
 
     Returns:
         `magnitude` (L,) float64.
@@ -133,7 +139,11 @@ def weight_magnitude(model: nn.Module, batches: Sequence[Batch]) -> Scores:
 
 
 def completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
-    """Each batch's number of completion tokens per sample, (B,), checked before any compute is spent."""
+    """Count the completion tokens per sample, (B,) for each batch. Call it before any compute is spent.
+
+    Raises:
+        ValueError: there are no batches, or a sample has no completion token.
+    """
     if not batches:
         raise ValueError("There are no batches to score on; expected at least one.")
     tokens = [predicts_label(batch).sum(dim=1).numpy() for batch in batches]
@@ -146,14 +156,14 @@ def completion_tokens(batches: Sequence[Batch]) -> list[NDArray[np.int64]]:
 
 
 def _token_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """The NLL of every labelled token, one float32 vector per sample."""
+    """Return the NLL of every labelled token, one float32 vector per sample."""
     device = next(model.parameters()).device
     predicts = predicts_label(batch)
     logits = model(
         input_ids=batch["input_ids"].to(device),
         attention_mask=batch["attention_mask"].to(device),
         use_cache=False,
-        # Only these positions meet the vocabulary: logits are (labelled tokens, V), not (B, T, V).
+        # Logits at these positions only: (labelled tokens, V), not (B, T, V).
         logits_to_keep=predicts.to(device),
     ).logits
     targets = batch["labels"][:, 1:][predicts[:, :-1]].to(device)
@@ -162,13 +172,13 @@ def _token_nll(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
 
 
 def sample_nll(model: nn.Module, batch: Batch) -> Tensor:
-    """ℓ_n (B,): the mean NLL over each sample's labelled tokens."""
+    """Return ℓ_n (B,): the mean NLL over each sample's labelled tokens."""
     return torch.stack([nll.mean() for nll in _token_nll(model, batch)])
 
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Eval mode, every weight frozen and without .grad; all as before on exit, also after an exception."""
+    """Put the model in eval mode, with all weights frozen and without .grad. Restore everything on exit."""
     modes = [(module, module.training) for module in model.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
     try:
@@ -190,21 +200,21 @@ def _sum_by_layer(
     loss: Callable[[Batch], Tensor],
     measure: Callable[[Tensor, Tensor], Tensor],
 ) -> NDArray[np.float64]:
-    """Σ over layer k's base weights θ of measure(Σ_batches ∂loss/∂θ, θ), as (L,); any adapter is off.
+    """Return Σ over layer k's base weights θ of measure(Σ_batches ∂loss/∂θ, θ), as (L,). Switches adapters off.
 
-    The backward passes of all batches go down together, a layer at a time, so no two layers' gradients live at the
-    same time. The sums over batches are float32 or wider; `measure` may overwrite them.
+    All batches go through the backward pass together, one layer at a time. So only one layer's gradients live at
+    any time. Their sums over batches are float32 or wider; `measure` may overwrite them.
     """
     layers = list(decoder_layers(model))
     weights = [base_weights(layer) for layer in layers]
     _refuse_shared(weights)
-    # A single batch's backward follows its forward at once: there is nothing to recompute.
+    # The backward of a single batch follows its forward at once, so its activations may stay.
     forward = partial(_LayerwiseBackward, layers, loss, recompute=len(batches) > 1)
     sums_by_layer = np.zeros(len(layers))
     with scoring(model), model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         for weight in chain.from_iterable(weights):
             weight.requires_grad_(True)
-        # Lazy: a batch's forward, its logits and its last layer are done with before the next batch's begin.
+        # `map` is lazy: a batch frees its logits and last layer before the next batch's forward.
         backwards: Iterable[_LayerwiseBackward] = map(forward, batches)
         for k in reversed(range(len(layers))):
             sums: dict[nn.Parameter, Tensor] = {}
@@ -219,10 +229,11 @@ def _sum_by_layer(
 
 
 class _LayerwiseBackward:
-    """The forward pass of one batch, and then its backward, a decoder layer at a time from the last to the first.
+    """The forward of one batch, then its backward, one decoder layer at a time from last to first.
 
-    In between it holds the hidden states that enter each layer still ahead and, where these `recompute` in their
-    backward what they save for it, nothing else of them. The last layer saves it: its backward comes first.
+    Between the steps it holds the hidden states that enter the layers still to come. With `recompute` the
+    backward recomputes all other activations of these layers. The last layer keeps its own, because its backward
+    comes first.
 
     Raises:
         ValueError: the forward does not call every layer once, in order.
@@ -235,12 +246,12 @@ class _LayerwiseBackward:
             for layer in layers[:-1] if recompute else []:
                 recomputed.enter_context(_recomputed(layer))
             self._output = loss(batch)
-        self._gradient: Tensor | None = None  # that of the loss with respect to itself
+        self._gradient: Tensor | None = None  # ∂loss/∂output; None stands for 1
 
     def through_layer(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
-        """∂loss/∂θ of the next layer's `weights`, None for one that the batch does not use."""
+        """Return ∂loss/∂θ of the next layer's `weights`; None for a weight that the batch does not use."""
         hidden = self._inputs.pop()
-        # What enters the first layer depends on no weight that is differentiated.
+        # The first layer's input depends on no differentiated weight.
         wanted = [*weights, hidden] if hidden.requires_grad else weights
         gradients: list[Tensor | None] = []
         gradients += torch.autograd.grad(self._output, wanted, self._gradient, allow_unused=True)
@@ -250,7 +261,11 @@ class _LayerwiseBackward:
 
 @contextmanager
 def _layer_inputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collects the hidden states that enter each layer in one forward pass of the model."""
+    """Collect the hidden states that enter each layer in one forward pass.
+
+    Raises:
+        ValueError: the model does not call each layer once, in order.
+    """
     called: list[nn.Module] = []
     inputs: list[Tensor] = []
 
@@ -269,9 +284,9 @@ def _layer_inputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _recomputed(layer: nn.Module) -> Iterator[None]:
-    """Forward passes of `layer` save its input alone, from which the backward recomputes the rest."""
+    """Make the forward of `layer` save its input only; the backward recomputes the rest."""
     own = vars(layer).get("forward")
-    # Eval mode draws nothing at random.
+    # Eval mode draws no random numbers, so there is no random state to preserve.
     layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
@@ -282,6 +297,7 @@ def _recomputed(layer: nn.Module) -> Iterator[None]:
 
 
 def _add(sums: dict[nn.Parameter, Tensor], weights: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Add the gradients to the running `sums`, in float32 or wider."""
     for weight, gradient in zip(weights, gradients, strict=True):
         if gradient is None:
             continue
@@ -292,6 +308,7 @@ def _add(sums: dict[nn.Parameter, Tensor], weights: Sequence[nn.Parameter], grad
 
 
 def _refuse_shared(weights: Sequence[Sequence[nn.Parameter]]) -> None:
+    """Raise ValueError where two decoder layers share a weight."""
     layer_of: dict[nn.Parameter, int] = {}
     for k, of_layer in enumerate(weights):
         for weight in of_layer:

@@ -1,4 +1,4 @@
-"""Which positions of a batch carry a loss."""
+"""The positions of a batch that carry a loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,15 @@ NO_LOSS = -100
 
 
 def predicts_label(batch: Batch) -> Tensor:
-    """(B, T) bool: the positions whose next token carries a label."""
+    """Mark the positions whose next token carries a label: (B, T) bool."""
     return F.pad(batch["labels"][:, 1:] != NO_LOSS, (0, 1), value=False)
 
 
 def at_labels(batch: Batch) -> dict[str, Any]:
-    """What has a causal LM's forward compute logits only where the next token carries a label, in row order.
+    """Return the arguments that limit a causal LM's logits and loss to labelled positions.
 
-    logits_to_keep (B, T) bool: those positions. shift_labels (n,): the tokens that follow them.
+    logits_to_keep (B, T) bool: the positions whose next token carries a label.
+    shift_labels (n,): the tokens that follow them, in row order.
     """
     predicts = predicts_label(batch)
     return {"logits_to_keep": predicts, "shift_labels": batch["labels"][:, 1:][predicts[:, :-1]]}

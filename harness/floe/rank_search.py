@@ -1,8 +1,8 @@
-"""FLoE's rank search (arXiv 2506.00495): the adapter rank r of least validation loss.
+"""FLoE's rank search (arXiv 2506.00495): find the adapter rank r of least validation loss.
 
-`search` is the paper's: Optuna's TPE over the integers of a range. `halving_search` judges a rank on a share of
-the adaptation's rows first, and goes on with the promising ones only. `exhaustive` is what both are held against:
-every rank of a grid. None trains anything twice.
+`search` is the paper's: Optuna's TPE over the integers of a range.
+`halving_search` first judges a rank on a share of the training rows, then continues with promising ranks.
+`exhaustive` is the yardstick for both: it tries every rank of a grid. None of them trains anything twice.
 """
 
 import math
@@ -35,8 +35,8 @@ class Trial:
         number: position among the finished trials, from 0.
         r: rank tried.
         value: validation loss at `share`, as the objective returned it (nats).
-        reused: nothing was trained: the values are those of earlier trials of this rank.
-        share: of the adaptation's rows, the largest that the trial was judged at; below 1 it was pruned there.
+        reused: whether nothing was trained, because earlier trials of this rank supplied the values.
+        share: largest share of the training rows that the trial was judged at. Below 1 it was pruned there.
     """
 
     number: int
@@ -51,11 +51,11 @@ class RankSearch:
     """The best rank and the trials that found it.
 
     Attributes:
-        r: rank of least validation loss among those judged at the last share; of equal ones, the smallest.
+        r: rank of least validation loss among those judged at the last share. Ties go to the smallest rank.
         value: its validation loss (nats).
         trials: finished trials in order.
         low, high: smallest and largest rank that could be tried.
-        shares: of the adaptation's rows, at which a trial is judged in turn.
+        shares: shares of the training rows at which a trial is judged in turn.
     """
 
     r: int
@@ -67,23 +67,23 @@ class RankSearch:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The distinct ranks, in the order in which they were first tried."""
+        """Return the distinct ranks in the order in which they were first tried."""
         return tuple(dict.fromkeys(trial.r for trial in self.trials))
 
     @property
     def trainings(self) -> tuple[tuple[int, float], ...]:
-        """The distinct (rank, share), in the order in which they were first asked for; each was trained once."""
+        """Return the distinct (rank, share) in the order in which they were first asked for. Each was trained once."""
         asked = ((trial.r, share) for trial in self.trials for share in self.shares if share <= trial.share)
         return tuple(dict.fromkeys(asked))
 
     @property
     def unique_trainings(self) -> int:
-        """Number of distinct (rank, share): of ranks, where the only share is the whole."""
+        """Count the distinct (rank, share). Where the only share is 1 this is the number of ranks."""
         return len(self.trainings)
 
     @property
     def at_edge(self) -> bool:
-        """Whether the best rank is the smallest or the largest one allowed: a better one may lie outside."""
+        """Whether the best rank is the smallest or largest allowed, so that a better one may lie outside."""
         return self.r in (self.low, self.high)
 
 
@@ -92,10 +92,10 @@ def search(
 ) -> RankSearch:
     """Minimise `objective` over the integers r in [low, high] by Optuna's TPE sampler at its defaults.
 
-    It is `halving_search` with the whole as its only share: no trial is pruned.
+    This is `halving_search` with 1 as its only share, so it prunes no trial.
 
     Args:
-        objective: validation loss after a short adaptation at rank r (nats). What it raises is passed on.
+        objective: validation loss after a short adaptation at rank r (nats). Its exceptions pass through.
         low, high, trials, seed, storage: as for `halving_search`.
 
     Raises:
@@ -113,27 +113,28 @@ def halving_search(
     storage: str | None,
     shares: Sequence[float],
 ) -> RankSearch:
-    """Minimise `objective` at the last share over the integers r in [low, high]: TPE with successive halving.
+    """Minimise `objective` at the last share over the integers r in [low, high], by TPE with successive halving.
 
-    Optuna's TPE sampler proposes a rank. It is judged after an adaptation on the first share of the rows, and goes on
-    to the next share only if Optuna's SuccessiveHalvingPruner keeps it: if its value is in the best quarter of those
-    seen at this share (REDUCTION_FACTOR). Else it is pruned. The first trial always reaches the last share.
+    Optuna's TPE sampler proposes a rank. The rank is judged after training on the first share of the rows.
+    Optuna's SuccessiveHalvingPruner then keeps it for the next share or prunes it. It keeps values in the best
+    quarter of those seen at this share (REDUCTION_FACTOR). The first trial always reaches the last share.
 
-    What was trained before, a rank at a share, is not trained again: the known value stands, and a trial of known
-    values alone has the user attribute `reused`. Each suggestion depends on `seed` and the finished trials only, so
-    a search that was killed, or whose objective raised, continues from its storage to the very trials of an
-    uninterrupted one; the trial that was interrupted starts over.
+    A (rank, share) is trained once; later trials reuse its value. A trial without any training has the user
+    attribute `reused`.
+
+    Each suggestion depends on `seed` and the finished trials only. So a search that was killed, or whose
+    objective raised, resumes from its storage with the same trials. The interrupted trial starts over.
 
     Args:
-        objective: validation loss (nats) after a short adaptation at rank r on a share of the rows. What it raises
-            is passed on.
+        objective: validation loss (nats) after a short adaptation at rank r on a share of the rows. Its exceptions
+            pass through.
         low, high: range of ranks, both included, 1 ≤ low ≤ high.
-        trials: finished trials to stop at, repeated ranks and pruned ones included. Of a storage that holds more,
-            the first ones are taken.
+        trials: number of finished trials to stop at, including repeated and pruned ones. If the storage holds
+            more, the first ones are taken.
         seed: of the sampler, ≥ 0.
-        storage: database URL (`sqlite:///…`) for Optuna's RDBStorage, for one process at a time; None keeps
+        storage: database URL (`sqlite:///…`) for Optuna's RDBStorage, for one process at a time. None keeps
             the study in memory.
-        shares: of the adaptation's rows, strictly ascending in (0, 1], the last one 1.
+        shares: of the training rows, strictly ascending in (0, 1], the last one 1.
 
     Raises:
         ValueError: the range, `trials`, `seed` or `shares` is invalid; the objective returned a non-finite value;
@@ -156,14 +157,14 @@ def halving_search(
         while (finished := len(study.get_trials(deepcopy=False))) < trials:
             study.sampler = _sampler(seed, finished)
             _run_trial(study, objective, low, high, shares, values)
-            # Whole trials alone are stored: the values of one that was cut short would count in the pruner's quarter.
+            # Store whole trials only: the pruner would count the values of an interrupted one.
             stored.add_trial(study.get_trials(deepcopy=False)[-1])
         done = [_trial(trial, shares) for trial in study.get_trials(deepcopy=False)]
     return _best(done[:trials], low, high, shares)
 
 
 def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
-    """`shares` as a tuple. Raises ValueError unless they ascend strictly within (0, 1] and end at 1."""
+    """Return `shares` as a tuple. Raises ValueError unless they ascend strictly within (0, 1] and end at 1."""
     ascending = all(left < right for left, right in pairwise(shares))
     if not shares or not ascending or shares[0] <= 0 or shares[-1] != 1:
         raise ValueError(f"shares must ascend strictly from above 0 to 1, got {list(shares)}.")
@@ -171,7 +172,7 @@ def check_shares(shares: Sequence[float]) -> tuple[float, ...]:
 
 
 def exhaustive(objective: Callable[[int], float], ranks: Sequence[int]) -> RankSearch:
-    """Evaluate `objective`, the validation loss at rank r (nats), at each of `ranks`, in that order.
+    """Evaluate `objective`, the validation loss at rank r (nats), at each of `ranks` in order.
 
     Raises:
         ValueError: `ranks` is empty, repeats a rank or holds one below 1; or the objective returned a
@@ -184,6 +185,7 @@ def exhaustive(objective: Callable[[int], float], ranks: Sequence[int]) -> RankS
 
 
 def _finite(value: float, r: int) -> float:
+    """Return the value as a float. Raises ValueError where it is not finite."""
     value = float(value)
     if not math.isfinite(value):
         raise ValueError(f"the validation loss at rank {r} is {value}: a search needs finite values.")
@@ -191,7 +193,7 @@ def _finite(value: float, r: int) -> float:
 
 
 def _best(trials: Sequence[Trial], low: int, high: int, shares: tuple[float, ...] = (1.0,)) -> RankSearch:
-    """Values at different shares are not comparable: only those of the last one compete."""
+    """Return the search result. Only trials judged at the last share compete: values at other shares do not compare."""
     best = min((trial for trial in trials if trial.share == shares[-1]), key=lambda trial: (trial.value, trial.r))
     return RankSearch(best.r, best.value, tuple(trials), low, high, shares)
 
@@ -207,7 +209,7 @@ def _run_trial(
     shares: tuple[float, ...],
     values: dict[tuple[int, float], float],
 ) -> None:
-    """Ask for a rank, judge it share by share until it is pruned or through, and tell; adds to `values`."""
+    """Run one trial: ask Optuna for a rank, judge it at each share, and tell the result. Adds to `values`."""
     from optuna.trial import TrialState
 
     asked = study.ask()
@@ -226,30 +228,31 @@ def _run_trial(
 
 
 def _steps(shares: tuple[float, ...]) -> list[int]:
-    """What Optuna's pruner has to be told as the step of each share: the resource at which its i-th rung ends."""
+    """Return the step to report for each share: Optuna's pruner ends its i-th rung at resource η^i."""
     return [REDUCTION_FACTOR**rung for rung in range(len(shares))]
 
 
 def _values(trial: "FrozenTrial", shares: tuple[float, ...]) -> dict[tuple[int, float], float]:
-    """(rank, share) -> validation loss, of all shares that the trial was judged at."""
+    """Return (rank, share) -> validation loss for every share that the trial was judged at."""
     share_at = dict(zip(_steps(shares), shares, strict=True))
     return {(trial.params["r"], share_at[step]): value for step, value in trial.intermediate_values.items()}
 
 
 def _trial(trial: "FrozenTrial", shares: tuple[float, ...]) -> Trial:
+    """Return Optuna's trial as a `Trial`, with the value at its largest share."""
     (r, share), value = max(_values(trial, shares).items(), key=lambda item: item[0])
     return Trial(trial.number, r, value, trial.user_attrs["reused"], share)
 
 
 def _sampler(seed: int, completed: int) -> "TPESampler":
-    """TPE whose random state is a function of the seed and the number of completed trials."""
+    """Return a TPE sampler whose random state depends only on the seed and the number of completed trials."""
     from optuna.samplers import TPESampler
 
     return TPESampler(seed=int(np.random.SeedSequence([seed, completed]).generate_state(1)[0]))
 
 
 def _in_memory(finished: Sequence["FrozenTrial"]) -> "Study":
-    """A study that holds the finished trials, for the sampler and the pruner to decide on."""
+    """Return an in-memory study of the finished trials, on which sampler and pruner decide."""
     import optuna
 
     with _quiet():
@@ -263,13 +266,17 @@ def _in_memory(finished: Sequence["FrozenTrial"]) -> "Study":
 
 @contextmanager
 def _stored_study(storage: str | None, settings: dict[str, Any]) -> Iterator["Study"]:
-    """The study in `storage`, created or resumed for `settings`; closes its database connections after."""
+    """Create or resume the study of `settings` in `storage`. Close its database connections on exit.
+
+    Raises:
+        ValueError: the storage holds a search with other settings.
+    """
     from optuna.storages import InMemoryStorage, RDBStorage
 
     backend = InMemoryStorage() if storage is None else RDBStorage(storage)
     try:
         study = _create_or_load(backend)
-        # Under one key: a process killed between several would leave half a description behind.
+        # One key is written at once: a killed process cannot leave half of the settings.
         stored = study.user_attrs.get("search")
         if stored is None and not study.trials:
             study.set_user_attr("search", settings)
@@ -291,7 +298,7 @@ def _create_or_load(backend: "BaseStorage") -> "Study":
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's info messages; its log level is left as it was."""
+    """Silence Optuna's info messages. Restore its log level on exit."""
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -1,8 +1,9 @@
-"""FLoE's layer selection (arXiv 2506.00495): which layers to adapt, under a Taylor budget.
+"""FLoE's layer selection (arXiv 2506.00495): choose the layers to adapt under a Taylor budget.
 
-With m_k = 1 for an adapted layer k and 0 otherwise, leaving layers out costs ½ (1-m)ᵀ I (1-m) to second
-order, I the Fisher information of the layer masks. `select` minimises it over the layer sets S with
-Σ_{k∈S} T_k ≤ C and |S| ≤ K, T_k being the Taylor importance of layer k's base weights for pre-training text.
+Let m_k = 1 for an adapted layer k and 0 otherwise, and I be the Fisher information of the layer masks.
+To second order, leaving layers out costs ½ (1-m)ᵀ I (1-m).
+`select` minimises this cost over layer sets S with Σ_{k∈S} T_k ≤ C and |S| ≤ K.
+T_k is the Taylor importance of layer k's base weights for pre-training text.
 Layers count from 0, as in PEFT's `layers_to_transform`.
 """
 
@@ -13,25 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Float sums depend on their order in the last digits, and C = (K/L) Σ T must admit K layers of equal T.
+# The rounding of float sums must not reject K layers of equal T under C = (K/L) Σ T.
 BUDGET_RTOL = 1e-9
-# A smaller change, as a share of a layer's absolute Fisher row sum, is rounding and no improvement.
+# Changes below this share of a layer's absolute Fisher row sum are rounding.
 NOISE_RTOL = 1e-12
-# A Fisher matrix accumulated in float32 is symmetric to about seven digits.
+# A Fisher matrix summed in float32 is symmetric to about seven digits.
 SYMMETRY_RTOL = 1e-5
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The layers to adapt, and how the search came to them.
+    """The layers to adapt, and how the search found them.
 
     Attributes:
         layers: adapted layers, 0-based, ascending.
         objective: ½ (1-m)ᵀ I (1-m) of `layers`.
-        greedy_layers: what greedy alone chose, before refinement.
+        greedy_layers: the layers of greedy alone, before refinement.
         greedy_objective: objective of `greedy_layers`; never below `objective`.
         taylor_spent: Σ_{k∈layers} T_k, at most the budget (to a relative 1e-9).
-        moves: swaps, adds and drops that refinement made, from the start that led to `layers`.
+        moves: number of swaps, adds and drops by which refinement reached `layers` from its start.
     """
 
     layers: tuple[int, ...]
@@ -51,25 +52,28 @@ class _Problem:
 
     @property
     def noise(self) -> NDArray[np.float64]:
-        """Per layer, the change of the objective that rounding alone can make (L)."""
+        """The change of the objective that rounding alone can make, per layer (L)."""
         return NOISE_RTOL * np.abs(self.fisher).sum(axis=1)
 
 
 def max_layers(layer_fraction: float, n_layers: int) -> int:
-    """K = ceil(layer_fraction · L), the most layers that may be adapted (METHOD: a quarter by default).
+    """Return K = ceil(layer_fraction · L), the most layers that may be adapted.
 
-    A product that is whole but for rounding is that whole number.
+    Subtracts 1e-9 before rounding up, so that rounding errors do not add a layer.
     """
     return max(1, math.ceil(layer_fraction * n_layers - 1e-9))
 
 
 def budget_share(layer_fraction: float, taylor_budget: float | None, factor: float, n_layers: int) -> float:
-    """c = C / Σ_k T_k: `taylor_budget`, or min(1, factor · K/L) where it is None. The paper leaves c open."""
+    """Return the budget as a share c = C / Σ_k T_k of all Taylor importance.
+
+    It is `taylor_budget`, or min(1, factor · K/L) where that is None. The paper (arXiv 2506.00495) leaves c open.
+    """
     return taylor_budget or min(1.0, factor * max_layers(layer_fraction, n_layers) / n_layers)
 
 
 def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:
-    """½ (1-m)ᵀ I (1-m) with m_k = 1 for k in `layers`: the cost of not adapting the other layers.
+    """Return ½ (1-m)ᵀ I (1-m) with m_k = 1 for k in `layers`: the cost of not adapting the other layers.
 
     Args:
         fisher: symmetric L x L matrix, or a vector of length L as a diagonal.
@@ -90,16 +94,18 @@ def objective(fisher: ArrayLike, layers: Iterable[int]) -> float:
 def select(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int) -> Selection:
     """Choose the layers S that minimise ½ (1-m)ᵀ I (1-m) subject to Σ_{k∈S} T_k ≤ C and |S| ≤ K.
 
-    Greedy adds, one at a time, the layer that fits and lowers the objective the most (equal layers: lower
-    Taylor first, then lower index). Refinement then makes the single swap, add or drop that lowers the
-    objective the most, until none does. A second start is refined too: all layers, less those of least loss
-    per unit of Taylor until the budget holds, less those of least loss until K holds. Greedy alone can spend
-    a tight budget on one heavy layer and misses layers that help only together, and single swaps do not mend
-    either. The better end wins; it is never worse than greedy.
+    Greedy adds one layer at a time: the one that fits and lowers the objective most. Ties go to the lower Taylor
+    value, then to the lower index. Refinement then makes the swap, add or drop that lowers the objective most,
+    until none lowers it.
 
-    A layer that would not lower the objective is left out even where budget and K admit it: adapting it
-    brings nothing (I_kk = 0 on a diagonal) or harm (negative off-diagonal entries). A selection still holds
-    at least one layer: if none lowers the objective, greedy takes the one that fits and raises it the least.
+    Refinement also runs from a second start, and the better result wins. The second start begins with all
+    layers. It drops layers of least loss per unit of Taylor until the budget holds, then layers of least loss
+    until K holds. Greedy needs this: it can spend a tight budget on one heavy layer, and it misses layers that
+    help only together. Single swaps mend neither. The result is never worse than greedy.
+
+    A layer that does not lower the objective is left out, even where budget and K admit it. Adapting it brings
+    nothing (I_kk = 0 on a diagonal) or harm (negative off-diagonal entries). A selection holds at least one
+    layer: if none lowers the objective, greedy takes the one that fits and raises it least.
 
     Args:
         fisher: I, symmetric L x L (full, block or diagonal), or a vector of length L as a diagonal.
@@ -131,7 +137,7 @@ def select(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int)
 
 
 def _greedy(problem: _Problem) -> NDArray[np.bool_]:
-    """Membership (L) after adding the layer that fits and lowers the objective the most, until none does."""
+    """Add the layer that fits and lowers the objective most, until none does. Return membership (L)."""
     fisher, taylor = problem.fisher, problem.taylor
     chosen = np.zeros(len(taylor), dtype=bool)
     gradient = fisher.sum(axis=1)  # I (1-m)
@@ -143,7 +149,7 @@ def _greedy(problem: _Problem) -> NDArray[np.bool_]:
             if chosen.any():
                 break
             eligible = fits
-        # Sorts by the last key first; stable, so equal keys leave the lowest index in front.
+        # lexsort sorts by its last key first. It is stable, so ties keep the lowest index in front.
         best = np.lexsort((taylor, np.where(eligible, change, np.inf)))[0]
         chosen[best] = True
         gradient -= fisher[best]
@@ -151,8 +157,11 @@ def _greedy(problem: _Problem) -> NDArray[np.bool_]:
 
 
 def _backward(problem: _Problem) -> NDArray[np.bool_]:
-    """Membership (L) after dropping layers from the full set: least loss per unit of Taylor first until the
-    budget holds, then least loss first until K holds and no layer is left that brings nothing."""
+    """Drop layers from the full set until budget and K hold. Return membership (L).
+
+    Drops the least loss per unit of Taylor until the budget holds. Then drops the least loss until K holds and
+    every remaining layer lowers the objective.
+    """
     fisher, taylor = problem.fisher, problem.taylor
     chosen = taylor <= problem.limit
     gradient = fisher @ ~chosen  # I (1-m)
@@ -170,14 +179,14 @@ def _backward(problem: _Problem) -> NDArray[np.bool_]:
 
 
 def _per_unit(loss: NDArray[np.float64], taylor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Loss per unit of Taylor (L); infinite where a layer costs nothing, so that it is kept."""
+    """Return the loss per unit of Taylor (L), infinite for a layer without cost, so that it is kept."""
     with np.errstate(over="ignore"):
         return np.divide(loss, taylor, out=np.full(len(taylor), np.inf), where=taylor > 0)
 
 
 def _refine(problem: _Problem, start: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-    """Steepest descent by single swaps, adds and drops: membership (L) at its end, and the moves made."""
-    # A phantom layer of no Fisher and no Taylor makes every move a swap: adds take it out, drops put it in.
+    """Descend by the best single swap, add or drop until none helps. Return membership (L) and the number of moves."""
+    # With a phantom layer of zero Fisher and Taylor every move is a swap. Adds take it out, drops put it in.
     phantom = len(start)
     fisher = np.pad(problem.fisher, (0, 1))
     taylor = np.append(problem.taylor, 0.0)
@@ -208,6 +217,7 @@ def _layers(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
 
 
 def _check(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int) -> _Problem:
+    """Return the checked problem. Raises ValueError as `select` does."""
     matrix = _as_matrix(fisher)
     costs = np.asarray(taylor, dtype=np.float64)
     if costs.shape != (len(matrix),):
@@ -225,6 +235,7 @@ def _check(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int)
 
 
 def _as_matrix(fisher: ArrayLike) -> NDArray[np.float64]:
+    """Return the Fisher as a symmetric (L, L) float64 matrix. Raises ValueError for another form."""
     matrix = np.asarray(fisher, dtype=np.float64)
     if matrix.ndim == 1:
         matrix = np.diag(matrix)
