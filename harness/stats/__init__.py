@@ -1,1 +1,1 @@
-"""Statistics of arrays; nothing of ours."""
+"""Statistics of plain arrays; knows nothing of records or cells."""

@@ -1,8 +1,8 @@
-"""Statistics of paired benchmark comparisons; every interval and test is scipy's or statsmodels' own, but Holm's.
+"""Statistics of paired benchmark comparisons. Intervals and tests are those of scipy and statsmodels.
 
-Items of one subject rise and fall together, so intervals and tests work on clusters (an MMLU subject): items
-are resampled, or change sign, by whole clusters. Without cluster labels each item is its own cluster.
-A difference is always a - b: positive where a has more right, or a higher loss.
+Items of one subject rise and fall together, so intervals and tests work on clusters (an MMLU subject).
+Whole clusters are resampled or change sign. Without cluster labels each item is its own cluster.
+A difference is always a - b: positive where a has more right answers, or a higher loss.
 """
 
 from collections.abc import Sequence
@@ -54,9 +54,9 @@ class Comparison:
         p: two-sided p value of no difference, by `test`.
         test: "McNemar" (exact), "sign flip" or "paired t" (over clusters), or the larger p of items and seeds.
         n: items. clusters: independent clusters among them.
-        minimum_detectable: the least absolute difference that one such test, at the level 1 - confidence and
-            before Holm, finds with the asked power, given the spread that these data show (by the t-test's power,
-            for McNemar by its own); NaN where they show none, or where no difference is enough.
+        minimum_detectable: the least absolute difference that one such test finds with the asked power, given
+            the spread in these data. The test is at the level 1 - confidence, before Holm. The power is the
+            t-test's, or McNemar's own. NaN where the data show no spread, or where no difference is enough.
     """
 
     difference: float
@@ -71,7 +71,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RightComparison(Comparison):
-    """Of right and wrong answers: items that only a, or only b, got right, and McNemar's exact p of them."""
+    """A comparison of right and wrong answers.
+
+    Attributes:
+        only_a, only_b: items that only a, or only b, got right.
+        mcnemar_p: McNemar's exact p of these two counts.
+    """
 
     only_a: int
     only_b: int
@@ -80,11 +85,12 @@ class RightComparison(Comparison):
 
 @dataclass(frozen=True)
 class SeedComparison(Comparison):
-    """Over several seeds.
+    """A comparison over several training seeds.
 
     Attributes:
-        item_p: over clusters of the seeds' mean. seed_p: over seeds; NaN below 3, and where all their means are equal.
-        speaks_of: what p and minimum_detectable are about: below 3 seeds the trained models at hand alone.
+        item_p: p over clusters of the seeds' mean.
+        seed_p: p over seeds; NaN below 3 seeds, and where all their means are equal.
+        speaks_of: the subject of p and minimum_detectable. Below 3 seeds it is only the trained models at hand.
     """
 
     seeds: int
@@ -97,7 +103,7 @@ class SeedComparison(Comparison):
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of the share `right / n` (Wilson 1927); items count as independent.
+    """Return Wilson's score interval of the share `right / n` (Wilson 1927). Items count as independent.
 
     Raises:
         ValueError: not 0 ≤ right ≤ n with n ≥ 1, or confidence outside (0, 1).
@@ -106,7 +112,7 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def proportion_at_most(null_values: ArrayLike, value: float, confidence: float = 0.95) -> tuple[float, Interval]:
-    """Share of a null sample at or below `value`, with its Clopper-Pearson (exact binomial) interval.
+    """Return the share of a null sample at or below `value`, with its Clopper-Pearson (exact binomial) interval.
 
     Raises:
         ValueError: an empty or non-finite sample, a non-finite value, or confidence outside (0, 1).
@@ -124,12 +130,14 @@ def mean_interval(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """Mean over items and its percentile bootstrap interval over clusters (scipy.stats.bootstrap).
+    """Return the mean over items and its percentile bootstrap interval over clusters (scipy.stats.bootstrap).
 
-    The level is widened for few clusters (Hesterberg 2015). Measured coverage at nominal 95 %: accuracies over 8, 15
-    and 57 subjects 93, 94 and 95 % (87, 90 and 93 % unwidened; BCa no better); normal values, n = 4, 8, 16: 87, 93
-    and 95 %; skewed values (log-normal, σ = 0.7), n = 8, 16, 30, 200: 89, 91, 92 and 95 %; 57 single items of
-    which 90 % are right: 92 %, where `wilson` is the better choice.
+    The level is widened for few clusters (Hesterberg 2015). Measured coverage at nominal 95 %:
+
+    - accuracies over 8, 15 and 57 subjects: 93, 94 and 95 % (87, 90 and 93 % unwidened; BCa no better);
+    - normal values, n = 4, 8, 16: 87, 93 and 95 %;
+    - skewed values (log-normal, σ = 0.7), n = 8, 16, 30, 200: 89, 91, 92 and 95 %;
+    - 57 single items of which 90 % are right: 92 %. `wilson` is the better choice there.
 
     Args:
         values: (n,), booleans or reals. clusters: (n,) labels, or None.
@@ -158,11 +166,12 @@ def compare_right(
 ) -> RightComparison:
     """Compare right and wrong answers on the same items: a - b of the share right.
 
-    p is McNemar's exact p (statsmodels) where each item is its own cluster, else that of sign flips over
-    clusters (scipy.stats.permutation_test), or of the paired t-test where 200 clusters or more differ. McNemar
-    takes items for independent: where the true difference varies between 57 subjects of 250 items with sd 0.05,
-    it rejected a true null in 36 % of cases at a nominal 5 %, sign flips in 4.8 %. Sign flips of single items are
-    McNemar's test.
+    Where each item is its own cluster, p is McNemar's exact p (statsmodels). Else it is that of sign flips over
+    clusters (scipy.stats.permutation_test), or of the paired t-test where 200 clusters or more differ.
+
+    McNemar takes items for independent. Suppose the true difference varies between 57 subjects of 250 items
+    with sd 0.05. Then McNemar rejected a true null in 36 % of cases at a nominal 5 %, sign flips in 4.8 %. Sign
+    flips of single items are McNemar's test.
 
     Args:
         a, b: (n,) booleans. clusters: (n,) labels, or None.
@@ -200,11 +209,15 @@ def compare_means(
 ) -> Comparison:
     """Compare paired real values (per-row NLL, nats) on the same items: the mean of a - b.
 
-    p is that of sign flips over clusters (scipy.stats.permutation_test), exact where a and b are exchangeable
-    under the null hypothesis; where 200 clusters or more differ, that of the paired t-test. Measured false
-    positives at a nominal 5 %: 4 to 5 % for symmetric differences; for skewed ones of mean 0 (exponential), n = 8,
-    12, 30, 100: 9, 9, 7.5 and 6 % (the t-test: 11, 10, 7.5 and 6 %). Fewer than 6 clusters with a difference cannot
-    reach 5 %.
+    p is that of sign flips over clusters (scipy.stats.permutation_test). It is exact where a and b are
+    exchangeable under the null hypothesis. Where 200 clusters or more differ, p is that of the paired t-test.
+
+    Measured false positives at a nominal 5 %:
+
+    - symmetric differences: 4 to 5 %;
+    - skewed ones of mean 0 (exponential), n = 8, 12, 30, 100: 9, 9, 7.5 and 6 % (the t-test: 11, 10, 7.5, 6 %).
+
+    Fewer than 6 clusters with a difference cannot reach 5 %.
 
     Raises:
         ValueError: as `mean_interval`; a and b differ in length.
@@ -227,24 +240,34 @@ def compare_over_seeds(
     resamples: int = RESAMPLES,
     power: float = 0.8,
 ) -> SeedComparison:
-    """Mean difference over training seeds and items, where every seed answers the same items.
+    """Return the mean difference over training seeds and items. Every seed answers the same items.
 
-    Items are crossed with seeds, so the hierarchical bootstrap draws seeds and clusters independently and pairs them
-    all (Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1:386). From 2 seeds on the interval is,
-    end by end, the wider of it and Student's t interval of the seeds' means. Measured coverage at nominal 95 %, 57
-    normal items, 2, 3, 5 and 8 seeds, 3000 simulations: 96, 95, 95, 95 % where items make 97 % of the mean's variance;
-    97, 96, 93, 94 % where items and seeds make half each; 96, 94, 95, 95 % where seeds make 97 % (200 by the bootstrap
-    alone: 59, 70, 83, 92 %, at 2 seeds a tenth as wide); over 99 % where noise of single answers makes 95 %.
+    Interval: items are crossed with seeds, so the hierarchical bootstrap draws seeds and clusters independently
+    and pairs them all (Owen 2007, "The pigeonhole bootstrap", Annals of Applied Statistics 1:386). From 2 seeds
+    on, each end is the wider of this and of Student's t interval of the seeds' means.
 
-    p, from 3 seeds on, is the larger of two: sign flips of the seeds' mean over clusters, and the t-test of the seeds'
-    means. Each leaves one source out: where items differed most the seed t-test rejected a true null in 54 to 78 % of
-    cases, where seeds did sign flips in 31 to 43 %. The larger did, on the data above with 3, 5 and 8 seeds, 1500
-    simulations, in 6, 5, 5 % (items), 4, 7, 10 % (half each: neither test counts both) and 6, 6, 5 % (seeds). An
-    interval that excludes 0 has seed_p, where there is one, below 1 - confidence.
+    Measured coverage at nominal 95 %, for 57 normal items and 2, 3, 5, 8 seeds, 3000 simulations:
 
-    With 1 or 2 seeds p is that of the items alone, and `speaks_of` these trained models; the interval of 2 seeds speaks
-    of training again, so that it may cover 0 beside a small p: these models differ, others may not (with no true
-    difference and seeds making 97 %, 64 % of 250 simulations had p below 5 % and such an interval).
+    - items make 97 % of the mean's variance: 96, 95, 95, 95 %;
+    - items and seeds make half each: 97, 96, 93, 94 %;
+    - seeds make 97 %: 96, 94, 95, 95 % (the bootstrap alone, 200 simulations: 59, 70, 83, 92 %; its interval is
+      a tenth as wide at 2 seeds);
+    - noise of single answers makes 95 %: over 99 %.
+
+    Test: from 3 seeds on, p is the larger of two. One is that of sign flips of the seeds' mean over clusters, the
+    other that of the t-test of the seeds' means. Each leaves one source of variance out. Where items differed
+    most, the seed t-test rejected a true null in 54 to 78 % of cases. Where seeds differed most, sign flips did
+    in 31 to 43 %. The larger p rejected, on the data above with 3, 5, 8 seeds and 1500 simulations:
+
+    - items make 97 %: 6, 5, 5 %;
+    - half each: 4, 7, 10 % (neither test counts both sources);
+    - seeds make 97 %: 6, 6, 5 %.
+
+    An interval that excludes 0 has seed_p, where there is one, below 1 - confidence.
+
+    With 1 or 2 seeds, p is that of the items alone and `speaks_of` these trained models. But the interval of 2
+    seeds speaks of training again, so it may cover 0 beside a small p: these models differ, others may not. With
+    no true difference and seeds making 97 %, 64 % of 250 simulations had p below 5 % and such an interval.
 
     Args:
         differences: one (n,) array per seed, items in the same order. clusters: (n,) labels, or None.
@@ -275,7 +298,7 @@ def compare_over_seeds(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p values (Holm 1979), in order; None and NaN stay and do not count.
+    """Return Holm's adjusted p values (Holm 1979), in order. None and NaN stay and do not count.
 
     Raises:
         ValueError: a p value outside 0..1.
@@ -284,15 +307,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     present = ~np.isnan(p)
     if ((p[present] < 0) | (p[present] > 1)).any():
         raise ValueError(f"p values must lie between 0 and 1, got {list(p_values)}.")
-    ascending = np.flatnonzero(present)[np.argsort(p[present])]  # statsmodels collects garbage at every call
+    ascending = np.flatnonzero(present)[np.argsort(p[present])]  # statsmodels runs gc.collect() at every call
     p[ascending] = np.minimum(np.maximum.accumulate(p[ascending] * np.arange(len(ascending), 0, -1)), 1.0)
     return [float(adjusted) if here else given for adjusted, here, given in zip(p, present, p_values, strict=True)]
 
 
-# --- underneath ---------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def _proportion(count: int, n: int, confidence: float, method: Literal["wilson", "beta"]) -> Interval:
+    """Return statsmodels' interval of `count / n`. Raises ValueError for counts or confidence out of range."""
     check_share(confidence, "confidence")
     if not 0 <= count <= n or n < 1:
         raise ValueError(f"a share needs 0 ≤ count ≤ n and n ≥ 1, got {count} of {n}.")
@@ -301,6 +325,7 @@ def _proportion(count: int, n: int, confidence: float, method: Literal["wilson",
 
 
 def _binary(values: ArrayLike, name: str) -> Floats:
+    """Return right (1) and wrong (0) as float64. Raises ValueError for any other value."""
     answers = vector(values, name)
     if not np.isin(answers, (0, 1)).all():
         raise ValueError(f"{name} must hold right (true) and wrong (false) only, got {np.unique(answers)}.")

@@ -1,4 +1,4 @@
-"""What difference a paired comparison of this size can see."""
+"""The smallest difference that a paired comparison of a given size can detect."""
 
 from typing import cast
 
@@ -8,11 +8,12 @@ from statsmodels.stats.power import TTestPower
 
 
 def minimum_detectable_right(n: int, discordant_share: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Least difference in share right that McNemar's exact test finds with this power; NaN where none does.
+    """Return the least difference in share right that McNemar's exact test finds with this power. NaN where none does.
 
-    Exact unconditional power (Duffy 1984, Biometrics 40:1007): with the discordant count D ~ Bin(n, ψ), ψ the
-    discordant share, and X ~ Bin(D, (ψ+δ)/2ψ) of them on one side, Σ_d P(D=d) P(test rejects | d); solved for
-    δ ≤ ψ. Asymptotically n = (z_{1-α/2} √ψ + z_power √(ψ-δ²))² / δ² (Connor 1987, Biometrics 43:207).
+    The power is exact and unconditional (Duffy 1984, Biometrics 40:1007). ψ is the discordant share.
+    The discordant count is D ~ Bin(n, ψ), and X ~ Bin(D, (ψ+δ)/2ψ) of them lie on one side.
+    Solves Σ_d P(D=d) P(test rejects | d) = power for δ ≤ ψ.
+    Asymptotically n = (z_{1-α/2} √ψ + z_power √(ψ-δ²))² / δ² (Connor 1987, Biometrics 43:207).
 
     Raises:
         ValueError: n below 1; discordant_share outside 0..1; alpha or power outside (0, 1), or power ≤ alpha.
@@ -38,10 +39,10 @@ def minimum_detectable_right(n: int, discordant_share: float, alpha: float = 0.0
 
 
 def minimum_detectable_mean(n: int, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Least mean of n paired differences of this sd that a two-sided t-test finds with this power.
+    """Return the least mean of n paired differences of this sd that a two-sided t-test finds with this power.
 
-    From the noncentral t (statsmodels' TTestPower); about (z_{1-α/2} + z_power) sd / √n for large n. NaN where
-    sd is 0: a sample without spread does not say what could be seen.
+    Uses the noncentral t (statsmodels' TTestPower); about (z_{1-α/2} + z_power) sd / √n for large n.
+    NaN where sd is 0: a sample without spread does not tell.
 
     Raises:
         ValueError: n below 2; sd negative or not finite; alpha or power outside (0, 1), or power ≤ alpha.

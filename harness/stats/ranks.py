@@ -11,17 +11,25 @@ from floe_bench.harness.stats.resampling import pair, vector
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's ρ (scipy); NaN where a or b is constant. Raises ValueError on unequal lengths or fewer than 2."""
+    """Return Spearman's ρ (scipy). NaN where a or b is constant.
+
+    Raises:
+        ValueError: unequal lengths, or fewer than 2 values.
+    """
     return _correlation(stats.spearmanr, a, b)
 
 
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
-    """Kendall's τ-b (scipy); NaN where a or b is constant. Raises ValueError on unequal lengths or fewer than 2."""
+    """Return Kendall's τ-b (scipy). NaN where a or b is constant.
+
+    Raises:
+        ValueError: unequal lengths, or fewer than 2 values.
+    """
     return _correlation(stats.kendalltau, a, b)
 
 
 def jaccard(a: Collection[int], b: Collection[int]) -> float:
-    """|a ∩ b| / |a ∪ b| of two sets of layers. Raises ValueError where both are empty."""
+    """Return |a ∩ b| / |a ∪ b| of two sets of layers. Raises ValueError where both are empty."""
     union = set(a) | set(b)
     if not union:
         raise ValueError("jaccard needs at least one element, got two empty sets.")
@@ -29,7 +37,7 @@ def jaccard(a: Collection[int], b: Collection[int]) -> float:
 
 
 def top_k(scores: ArrayLike, k: int) -> tuple[int, ...]:
-    """Indices of the k highest scores, ascending; equal scores: the lower index first.
+    """Return the indices of the k highest scores, ascending. Ties go to the lower index.
 
     Raises:
         ValueError: empty or non-finite scores, or k outside 1..len(scores).

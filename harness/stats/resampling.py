@@ -1,4 +1,4 @@
-"""Clustered resampling under the comparisons: bootstrap intervals and sign flips, by scipy."""
+"""Clustered bootstrap intervals and sign-flip tests, by scipy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ClusterTest = Literal["sign flip", "paired t"]
 
 SIGN_FLIPS = 9999
 T_TEST_CLUSTERS = 200
-# Numbers that one batch of resamples may hold, so that 14,000 items need tens of megabytes and not gigabytes.
+# Numbers in one batch of resamples. It limits 14,000 items to tens of megabytes instead of gigabytes.
 BATCH_SIZE = 2_000_000
 # Differences or residuals below this share of the largest value are rounding.
 NOISE_RTOL = 1e-12
@@ -29,27 +29,29 @@ class Interval:
 
 @dataclass(frozen=True)
 class Clusters:
-    """Per cluster (G) the sum of its values and how many it has."""
+    """Per cluster (G): the sum of its values and their number."""
 
     sums: Floats
     sizes: Floats
 
     @property
     def mean(self) -> float:
+        """Return the mean over all values."""
         return float(self.sums.sum() / self.sizes.sum())
 
     @property
     def sd(self) -> float:
-        """Spread of the clusters' shares in the mean: sd / √G is the mean's cluster-robust standard error (CR1).
+        """Return the spread of the clusters' shares in the mean.
 
-        With one value per cluster the values' own sd; 0 where all values agree.
+        sd / √G is the mean's cluster-robust standard error (CR1). With one value per cluster it is the sd of the
+        values. It is 0 where all values agree.
         """
         shares = (self.sums - self.mean * self.sizes) / self.sizes.mean()
         return spread(shares, scale=np.abs(self.sums / self.sizes).max())
 
 
 def bootstrap(clusters: Clusters, seed: int, confidence: float, resamples: int) -> Interval:
-    """Percentile interval of Σ sums / Σ sizes over resampled clusters."""
+    """Return the percentile interval of Σ sums / Σ sizes over resampled clusters."""
     groups = _check_bootstrap(clusters, confidence, resamples)
     if not clusters.sd:
         return Interval(clusters.mean, clusters.mean)
@@ -68,7 +70,7 @@ def bootstrap(clusters: Clusters, seed: int, confidence: float, resamples: int) 
 
 
 def crossed_bootstrap(seeds: Sequence[Clusters], seed: int, confidence: float, resamples: int) -> Interval:
-    """Percentile interval of the mean over resampled seeds, crossed with resampled clusters."""
+    """Return the percentile interval of the mean over resampled seeds, crossed with resampled clusters."""
     sums, sizes = np.array([row.sums for row in seeds]), seeds[0].sizes
     groups = _check_bootstrap(seeds[0], confidence, resamples)
     means = sums / sizes
@@ -93,11 +95,11 @@ def crossed_bootstrap(seeds: Sequence[Clusters], seed: int, confidence: float, r
 
 
 def interval_over_seeds(seeds: Sequence[Clusters], seed: int, confidence: float, resamples: int) -> Interval:
-    """The wider, at each end, of the crossed bootstrap and Student's t interval of the seeds' means (scipy).
+    """Return, at each end, the wider of the crossed bootstrap and of Student's t interval of the seeds' means (scipy).
 
-    No percentile reaches beyond the seeds' own means, which hold the true one in 50 % of cases with 2 seeds and 75 %
-    with 3, however much the level is widened; the t interval does. With one seed: `bootstrap`. Where all means are
-    equal the seeds show no spread, and the crossed bootstrap stands alone.
+    No percentile reaches beyond the seeds' own means, at any level. These means enclose the true one in 50 % of
+    cases with 2 seeds and in 75 % with 3. The t interval reaches further. One seed gives `bootstrap`. Where all
+    means are equal there is no spread between seeds, so the crossed bootstrap stands alone.
     """
     if len(seeds) == 1:
         return bootstrap(seeds[0], seed, confidence, resamples)
@@ -111,19 +113,21 @@ def interval_over_seeds(seeds: Sequence[Clusters], seed: int, confidence: float,
 
 
 def _expanded(confidence: float, groups: int) -> float:
-    """The level at which a percentile interval over few groups is as wide as Student's t asks.
+    """Return the level that makes a percentile interval over few groups as wide as Student's t.
 
-    A bootstrap distribution is too narrow by √((G-1)/G) and has normal tails: use 1 - 2 Φ(-√(G/(G-1)) t_{G-1})
-    (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", American Statistician 69:371).
+    A bootstrap distribution is too narrow by √((G-1)/G) and has normal tails. So use
+    1 - 2 Φ(-√(G/(G-1)) t_{G-1}) (Hesterberg 2015, "What Teachers Should Know About the Bootstrap",
+    American Statistician 69:371).
     """
     t = stats.t.isf((1 - confidence) / 2, groups - 1)
     return float(1 - 2 * stats.norm.sf(np.sqrt(groups / (groups - 1)) * t))
 
 
 def cluster_test(clusters: Clusters, seed: int) -> tuple[ClusterTest, float]:
-    """p of the clusters' sums being symmetric about 0: by all sign flips, or 9999 random ones (then p ≥ 0.0002).
+    """Test whether the clusters' sums are symmetric about 0. Return the test's name and p.
 
-    From 200 non-zero sums on by their t-test, which agrees with sign flips there at a fraction of the time.
+    Uses all sign flips, or 9999 random ones (then p ≥ 0.0002). From 200 non-zero sums on it uses the t-test of
+    the sums. It agrees with sign flips there and takes a fraction of the time.
     """
     moved = clusters.sums[clusters.sums != 0]  # flipping a zero changes nothing
     if len(moved) < 2:
@@ -144,17 +148,22 @@ def cluster_test(clusters: Clusters, seed: int) -> tuple[ClusterTest, float]:
 
 
 def spread(values: Floats, scale: float) -> float:
-    """Sample sd; 0 where it is rounding beside `scale`."""
+    """Return the sample sd, or 0 where it is rounding beside `scale`."""
     sd = float(np.std(values, ddof=1))
     return sd if sd > NOISE_RTOL * scale else 0.0
 
 
 def _batch(width: int) -> int:
+    """Return how many resamples of `width` numbers go into one batch."""
     return max(1, BATCH_SIZE // width)
 
 
 def group(values: Floats, labels: ArrayLike | None) -> Clusters:
-    """Values summed by label, labels in ascending order; without labels each value is its own cluster."""
+    """Sum the values by label, labels in ascending order. Without labels each value is its own cluster.
+
+    Raises:
+        ValueError: labels of another length, or missing labels.
+    """
     if labels is None:
         return Clusters(values, np.ones_like(values))
     names = np.asarray(labels)
@@ -167,7 +176,7 @@ def group(values: Floats, labels: ArrayLike | None) -> Clusters:
 
 
 def vector(values: ArrayLike, name: str) -> Floats:
-    """Values as float64; ValueError unless a non-empty vector of finite numbers."""
+    """Return the values as float64. Raises ValueError unless they are a non-empty vector of finite numbers."""
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
         raise ValueError(f"{name} must be a non-empty vector of finite numbers, got {array}.")
@@ -175,7 +184,7 @@ def vector(values: ArrayLike, name: str) -> Floats:
 
 
 def pair(first: Floats, second: Floats, names: str = "a and b") -> tuple[Floats, Floats]:
-    """Both, if of equal length; else ValueError."""
+    """Return both vectors. Raises ValueError unless their lengths are equal."""
     if len(first) != len(second):
         raise ValueError(f"{names} must be of the same items, got {len(first)} and {len(second)}.")
     return first, second
@@ -188,7 +197,7 @@ def check_share(value: float, name: str) -> None:
 
 
 def _check_bootstrap(clusters: Clusters, confidence: float, resamples: int) -> int:
-    """The number of clusters, where an interval can be had from them."""
+    """Return the number of clusters. Raises ValueError where they allow no interval."""
     check_share(confidence, "confidence")
     if len(clusters.sizes) < 2 or resamples < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Does one number grow linearly with another: memory with adapted layers, latency with experts."""
+"""Linear trends: memory against adapted layers, latency against experts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from floe_bench.harness.stats.resampling import check_share, pair, spread, vecto
 
 @dataclass(frozen=True)
 class Trend:
-    """A straight line: its slope with interval, R², and p of the x² term beside it (NaN where undefined)."""
+    """A straight line: its slope with interval, R², and the p of an added x² term (NaN where undefined)."""
 
     slope: float
     low: float
@@ -22,9 +22,9 @@ class Trend:
 
 
 def linear_trend(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Trend:
-    """Least squares y = β₀ + β₁ x (statsmodels OLS): β₁ with its t interval, R², p of an x² term beside it.
+    """Fit y = β₀ + β₁ x by least squares (statsmodels OLS). Return β₁ with its t interval, R², and p of an x² term.
 
-    R² is NaN for constant y. quadratic_p is NaN below 4 points or 3 distinct x, and 1 where the line leaves
+    R² is NaN for constant y. quadratic_p is NaN below 4 points or 3 distinct x. It is 1 where the line leaves
     no residual but rounding.
 
     Raises:
@@ -35,7 +35,7 @@ def linear_trend(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Trend:
     if len(xs) < 3 or distinct < 2:
         raise ValueError(f"a trend needs 3 points and 2 distinct x, got {len(xs)} and {distinct}.")
     check_share(confidence, "confidence")
-    z = (xs - xs.mean()) / xs.std()  # centred and scaled, so that x² is no near copy of x
+    z = (xs - xs.mean()) / xs.std()  # centred and scaled, so that x² does not nearly repeat x
     line: Any = OLS(ys - ys.mean(), np.column_stack([np.ones_like(z), z])).fit()
     low, high = line.conf_int(1 - confidence)[1] / xs.std()
     moves = spread(ys, scale=np.abs(ys).max()) > 0

@@ -1,7 +1,7 @@
 """MoE-LoRA (HydraLoRA, arXiv 2404.19245) as a PEFT method, registered with PEFT under the key "MOE_LORA".
 
-After `import floe_bench.harness.floe.tuner`, `peft.get_peft_model(model, MoeLoraConfig(...))`, `save_pretrained` and
-`PeftModel.from_pretrained` work as with any method of PEFT's own.
+Importing this package registers it. Then `peft.get_peft_model(model, MoeLoraConfig(...))`, `save_pretrained`
+and `PeftModel.from_pretrained` work as with PEFT's own methods.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 
 
 def register() -> None:
-    """Enter MoE-LoRA into PEFT's tables; a second call changes nothing.
+    """Add MoE-LoRA to PEFT's tables. A second call changes nothing.
 
     PEFT's own `register_peft_method` refuses names outside its closed `PeftType` enumeration.
 
     Raises:
-        RuntimeError: the key already stands for something else, e.g. a method of a later PEFT.
+        RuntimeError: the key already stands for something else, such as a method of a later PEFT.
     """
     entries = [
         (PEFT_TYPE_TO_CONFIG_MAPPING, MoeLoraConfig),
@@ -57,7 +57,7 @@ def register() -> None:
 
 
 def _identity(entry: Any) -> Any:
-    # By name, because importing the module afresh makes new class objects.
+    # Compare names: a fresh import of the module makes new class objects.
     return (entry.__module__, entry.__qualname__) if isinstance(entry, type) else entry
 
 

@@ -1,4 +1,4 @@
-"""Configuration of MoE-LoRA in PEFT's own words."""
+"""The configuration of MoE-LoRA, with PEFT's parameter names."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ PEFT_TYPE = "MOE_LORA"
 
 @dataclass
 class MoeLoraConfig(PeftConfig):
-    """Settings of a MoE-LoRA adapter; the defaults are those of HydraLoRA's script (arXiv 2404.19245).
+    """Settings of a MoE-LoRA adapter. The defaults are those of HydraLoRA's script (arXiv 2404.19245).
 
     Args:
         r: rank of the shared A and of every expert B_i, >= 1.
         lora_alpha: scale α > 0; the update is multiplied by α / r.
         num_experts: number of experts M >= 1.
-        lora_dropout: dropout probability on the input of A, in [0, 1). One mask per module; the router reads
-            the un-dropped input.
+        lora_dropout: dropout probability on the input of A, in [0, 1). There is one dropout mask per module.
+            The router reads the input without dropout.
         target_modules: module names (the ends of their paths) or one regular expression over whole paths.
             None takes the feed-forward projections of the base model's type.
-        exclude_modules: names or one regular expression of modules never adapted.
+        exclude_modules: names, or one regular expression, of modules that are never adapted.
         layers_to_transform: 0-based numbers of the decoder layers to adapt; None means all of them.
         layers_pattern: name of the `nn.ModuleList` that holds the layers, if not the first in a path.
         rank_pattern: module-name pattern -> r for the modules it matches.
         alpha_pattern: module-name pattern -> lora_alpha.
         experts_pattern: module-name pattern -> num_experts.
-        init_weights: True starts every B_i at 0, so that a fresh adapter changes nothing; False at random.
+        init_weights: True starts every B_i at 0, so that a fresh adapter changes nothing. False starts them at
+            random.
 
     Raises:
         ValueError: a setting is out of its range, or `layers_to_transform` / `layers_pattern` are combined
@@ -50,7 +51,7 @@ class MoeLoraConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # PEFT's closed enumeration has no member for us; PEFT itself only uses the value as a key.
+        # PEFT's closed enumeration has no member for MoE-LoRA. PEFT uses the value only as a key.
         self.peft_type = PEFT_TYPE  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -92,7 +93,7 @@ class MoeLoraConfig(PeftConfig):
             raise ValueError(f"layers_to_transform holds 0-based layer numbers, got {negative}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as a dictionary, sets as sorted lists: equal configurations save equal files."""
+        """Return the settings as a dictionary, with sets as sorted lists: equal configurations save equal files."""
         return {name: sorted(value) if isinstance(value, set) else value for name, value in super().to_dict().items()}
 
 

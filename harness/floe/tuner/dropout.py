@@ -1,4 +1,4 @@
-"""Dropout whose mask costs little on a CPU."""
+"""Dropout with a mask that is cheap on a CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ LEVELS = 1 << 16
 class Dropout(nn.Dropout):
     """Inverted dropout (Srivastava et al., JMLR 15, 2014): zero with probability p, else times 1 / (1 - p).
 
-    PyTorch draws a CPU's mask one Bernoulli number at a time, which took a fifth of a training step. Here each
-    64-bit draw serves four elements, so on a CPU p is rounded to a multiple of 2^-16, and the scale with it. The
-    draws come from PyTorch's generator. Other devices, and p below 2^-17, take PyTorch's own path.
+    PyTorch draws the mask on a CPU one Bernoulli number at a time, which took a fifth of a training step.
+    Here each 64-bit draw serves four elements. So on a CPU p is rounded to a multiple of 2^-16, and so is the scale.
+    The draws come from PyTorch's generator. Other devices, and p below 2^-17, use PyTorch's own code.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """A tensor of the input's shape and dtype; the input itself in evaluation mode."""
+        """Return a tensor of the input's shape and dtype. In evaluation mode return the input itself."""
         dropped = round(self.p * LEVELS)
         if not self.training or input.device.type != "cpu" or not 0 < dropped < LEVELS:
             return super().forward(input)

@@ -1,4 +1,4 @@
-"""Read-out of the router during ordinary forward passes: mean gate per expert and entropy of the gates."""
+"""Collect router statistics during ordinary forward passes: mean gate per expert and entropy of the gates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .layer import MoeLoraLayer, gates
 
 
 class GateStatistics(NamedTuple):
-    """Gates of one module over the tokens it saw.
+    """The gates of one module over the tokens it saw.
 
     mean_gate: mean weight per expert, shape (M,), float64, summing to 1.
     entropy: mean over tokens of -Σ_i w_i ln w_i, in nats, between 0 and ln M.
@@ -29,7 +29,7 @@ class GateCollector:
     """Running sums of the gates, by module.
 
     Attributes:
-        token_mask: shape (B, T), set by the caller before a forward pass; only tokens where it is non-zero
+        token_mask: shape (B, T). The caller sets it before a forward pass; only tokens where it is non-zero
             count. None counts all tokens.
     """
 
@@ -38,10 +38,10 @@ class GateCollector:
         self._sums: dict[str, torch.Tensor] = {}
 
     def add(self, module_name: str, logits: torch.Tensor) -> None:
-        """Add the tokens of one forward pass; `logits` are the router's, shape (..., M).
+        """Add the tokens of one forward pass. `logits` are the router's, shape (..., M).
 
         Raises:
-            ValueError: `token_mask` has not the shape of the tokens in `logits`.
+            ValueError: the shape of `token_mask` is not that of the tokens in `logits`.
         """
         gate = gates(logits.detach())
         entropy = torch.special.entr(gate).sum(-1, keepdim=True)
@@ -59,7 +59,7 @@ class GateCollector:
         self._sums[module_name] = self._sums.get(module_name, 0) + total
 
     def result(self) -> dict[str, GateStatistics]:
-        """Statistics by module name so far; modules that saw no token are left out."""
+        """Return the statistics so far, by module name. Omits modules that saw no token."""
         totals = {name: total.cpu() for name, total in self._sums.items()}
         return {
             name: GateStatistics(total[:-2] / total[-1], float(total[-2] / total[-1]), int(total[-1]))
@@ -70,10 +70,10 @@ class GateCollector:
 
 @contextmanager
 def gate_statistics(model: nn.Module, adapter_name: str = "default") -> Iterator[GateCollector]:
-    """Collect the gates of `adapter_name` in every forward pass run inside the context.
+    """Collect the gates of `adapter_name` in every forward pass inside the context.
 
-    It listens to the routers, so there is no second forward pass, and no cost outside the context. Forward
-    passes that gradient checkpointing repeats during backward are not counted again.
+    Hooks on the routers read the gates, so there is no second forward pass and no cost outside the context.
+    Forward passes that gradient checkpointing repeats during backward do not count again.
 
     Yields:
         the collector; `collector.result()` maps module names (as in `model.named_modules()`) to statistics.
@@ -99,7 +99,7 @@ def gate_statistics(model: nn.Module, adapter_name: str = "default") -> Iterator
 
 def _listener(collector: GateCollector, module_name: str):
     def listen(router: nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> None:
-        # The same test by which torch's checkpointing knows that it runs inside a backward pass.
+        # Skip repeated forward passes. torch's checkpointing detects a backward pass by the same test.
         if torch._C._current_graph_task_id() == -1:
             collector.add(module_name, logits)
 

@@ -1,4 +1,4 @@
-"""The MoE-LoRA layer: one frozen linear map with a shared A, M experts B_i and a per-token router."""
+"""The MoE-LoRA layer: a frozen linear map with a shared A, M experts B_i and a per-token router."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ MERGE_ERROR = (
 
 
 def gates(logits: torch.Tensor) -> torch.Tensor:
-    """Expert weights w = softmax(R x) per token, in float32 whatever the dtype of `logits` (..., M)."""
+    """Return the expert weights w = softmax(R x) per token (..., M), in float32 for any dtype of `logits`."""
     return torch.softmax(logits, dim=-1, dtype=torch.float32)
 
 
 class MoeLoraLayer(BaseTunerLayer):
-    """What a MoE-LoRA layer holds: per adapter A, the stacked experts B and the router R.
+    """The parts of a MoE-LoRA layer: for each adapter A, the stacked experts B and the router R.
 
-    They are bias-free `nn.Linear`s with weights `moe_lora_A` (r, d_in), `moe_lora_B` (d_out, M·r), where
-    expert i = 0..M-1 fills columns i·r to (i+1)·r, and for M > 1 `moe_lora_router` (M, d_in).
+    All are `nn.Linear`s without bias. Their weights are `moe_lora_A` (r, d_in), `moe_lora_B` (d_out, M·r) and,
+    for M > 1, `moe_lora_router` (M, d_in). Expert i = 0..M-1 fills columns i·r to (i+1)·r of `moe_lora_B`.
 
     Attributes:
-        mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1; a scalar
-            tensor, or one of shape (B,) with B the first dimension of the input, is multiplied in and may
-            carry gradients. It is no parameter and is never saved.
+        mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1. Otherwise a
+            tensor, scalar or (B,) with B the first dimension of the input. It may carry gradients. It is no
+            parameter and is never saved.
     """
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_router")
@@ -63,9 +63,9 @@ class MoeLoraLayer(BaseTunerLayer):
         self.scaling[adapter_name] = lora_alpha / r
         dropout = Dropout(config.lora_dropout) if config.lora_dropout > 0 else nn.Identity()
         self.moe_lora_dropout[adapter_name] = dropout
-        # nn.Linear itself starts kaiming-uniform with a = √5.
+        # nn.Linear starts kaiming-uniform with a = √5 by default.
         self.moe_lora_A[adapter_name] = nn.Linear(self.in_features, r, bias=False)
-        if num_experts > 1:  # the softmax over one expert is 1: a router could not learn
+        if num_experts > 1:  # the softmax over one expert is always 1, so a router could not learn
             self.moe_lora_router[adapter_name] = nn.Linear(self.in_features, num_experts, bias=False)
         experts = nn.Linear(num_experts * r, self.out_features, bias=False)
         if config.init_weights:
@@ -76,13 +76,13 @@ class MoeLoraLayer(BaseTunerLayer):
 
     @property
     def enabled_adapters(self) -> list[str]:
-        """Names of the adapters that take part in the forward pass of this layer."""
+        """Return the names of the adapters that take part in this layer's forward pass."""
         if self.disable_adapters:
             return []
         return [name for name in self.active_adapters if name in self.moe_lora_A]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
-        """Raise ValueError: the router depends on the input and does not fold into W."""
+        """Raise ValueError: the router depends on the input, so it does not fold into W."""
         raise ValueError(MERGE_ERROR)
 
     def unmerge(self) -> NoReturn:
@@ -90,7 +90,7 @@ class MoeLoraLayer(BaseTunerLayer):
         raise ValueError(MERGE_ERROR)
 
     def _scale(self, adapter_name: str, x: torch.Tensor) -> float | torch.Tensor:
-        """m_k · α / r, broadcastable over the gates (..., M) of the input x (..., d_in)."""
+        """Return m_k · α / r, broadcastable over the gates (..., M) of the input x (..., d_in)."""
         if self.mask is None:
             return self.scaling[adapter_name]
         if self.mask.dim() == 0:
@@ -128,10 +128,10 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
         self.update_layer(adapter_name, r, lora_alpha, num_experts, config)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The adapted map of x (..., d_in): shape (..., d_out), dtype of the base layer's output."""
+        """Map x (..., d_in) to shape (..., d_out) with the adapters. The dtype is that of the base layer's output."""
         if not self.enabled_adapters:
             return self.base_layer(x, *args, **kwargs)
-        # As a matrix, so that the update can be added in place, without a view in between.
+        # The result is a matrix, so that addmm_ can add the update in place.
         result = self.base_layer(x.reshape(-1, self.in_features), *args, **kwargs)
         dtype = result.dtype
         for adapter_name in self.enabled_adapters:
@@ -144,22 +144,22 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
         return result.to(dtype).view(*x.shape[:-1], self.out_features)
 
     def _weighted(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        """m · (α/r) · w ⊗ A x (..., M·r): times [B_1 … B_M] it is the adapter's term of the output."""
+        """Return m · (α/r) · w ⊗ A x (..., M·r). Its product with [B_1 … B_M] is the adapter's share of the output."""
         lora_A = cast(nn.Linear, self.moe_lora_A[adapter_name])
         x = self._cast_input_dtype(x, _compute_dtype(x, lora_A.weight))
         hidden = lora_A(self.moe_lora_dropout[adapter_name](x))
-        # The scale rides on the gates: they are small, and in float32 so is the gradient of the mask.
+        # Scale the gates: they are small, and their float32 gives the mask a float32 gradient.
         gate = self._gate(adapter_name, x) * self._scale(adapter_name, x)
         return (gate.to(hidden.dtype).unsqueeze(-1) * hidden.unsqueeze(-2)).flatten(-2)
 
     def _gate(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
-        """w (..., M) in float32; a single expert has no router."""
+        """Return w (..., M) in float32. It is 1 for a single expert, which has no router."""
         if adapter_name not in self.moe_lora_router:
             return x.new_ones((*x.shape[:-1], 1), dtype=torch.float32)
         return gates(self.moe_lora_router[adapter_name](x))
 
 
 def _compute_dtype(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
-    """The dtype of the adapter's products: autocast's where it is on, else its weights'."""
+    """Return the dtype of the adapter's products: autocast's where it is on, else that of `weight`."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

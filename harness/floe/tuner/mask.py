@@ -1,4 +1,4 @@
-"""Layer masks m_k as leaf tensors, so that ∂ℓ/∂m comes out of an ordinary backward pass."""
+"""Layer masks m_k as leaf tensors, so that an ordinary backward pass gives ∂ℓ/∂m."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from .layer import MoeLoraLayer
 
 @contextmanager
 def layer_masks(model: nn.Module, batch_size: int) -> Iterator[tuple[torch.Tensor, list[int]]]:
-    """Plug a mask of ones into every adapted module, one entry per sample, layer and module.
+    """Set a mask of ones on every adapted module, one entry per sample, layer and module.
 
-    Row n of the masks' gradient is sample n's own, as long as the loss is a sum of per-sample losses and no
-    sample reads another. All modules of layer k share m_k, hence g_n = ∂ℓ_n/∂m = `masks.grad[n].sum(-1)`, in
-    R^L. As the update is linear in B, Σ_n g_nk = Σ_{modules of layer k} ⟨∂ℓ/∂B, B⟩.
+    Row n of the masks' gradient belongs to sample n alone. This needs a loss that sums per-sample losses, and
+    samples that do not read each other.
 
-    Run forward and backward inside the context. Active adapters of one module share its mask. A mask that was
-    set before is put back on exit.
+    All modules of layer k share m_k, so g_n = ∂ℓ_n/∂m = `masks.grad[n].sum(-1)`, in R^L.
+    The update is linear in B, so Σ_n g_nk = Σ_{modules of layer k} ⟨∂ℓ/∂B, B⟩.
+
+    Run forward and backward inside the context. Active adapters of one module share its mask. Exit restores
+    earlier masks.
 
     Args:
         model: a model with at least one active MoE-LoRA adapter.
@@ -57,7 +59,7 @@ def layer_masks(model: nn.Module, batch_size: int) -> Iterator[tuple[torch.Tenso
 
 
 def _adapted_layers(model: nn.Module) -> dict[int, list[MoeLoraLayer]]:
-    """Layer number -> its modules with an enabled adapter in sorted name order, by ascending layer number."""
+    """Return layer number -> its modules with an enabled adapter, in sorted name order, by ascending layer."""
     layers: dict[int, list[MoeLoraLayer]] = {}
     for name, module in sorted(model.named_modules(), key=lambda item: item[0]):
         if isinstance(module, MoeLoraLayer) and module.enabled_adapters:
@@ -68,7 +70,7 @@ def _adapted_layers(model: nn.Module) -> dict[int, list[MoeLoraLayer]]:
 
 
 def _layer_number(name: str) -> int:
-    """The first number in a module's path: PEFT's reading of `layers_to_transform`."""
+    """Return the first number in a module's path, as PEFT does for `layers_to_transform`."""
     match = re.search(r"\.(\d+)\.", name)
     if match is None:
         raise ValueError(f"The adapted module {name} lies in no numbered layer, so it has no layer mask.")

@@ -1,4 +1,4 @@
-"""MoE-LoRA as a PEFT tuner: which modules become MoE-LoRA layers."""
+"""MoE-LoRA as a PEFT tuner: it replaces the target modules by MoE-LoRA layers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MODEL_TYPES = [
     "smollm3",
     "stablelm",
 ]
-# Quantised layers are often subclasses of nn.Linear; their weights are integers, 8-bit floats or subclasses
-# of nn.Parameter.
+# Quantised layers are often subclasses of nn.Linear. Their weights differ: integers, 8-bit floats, or
+# subclasses of nn.Parameter.
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 class MoeLoraModel(BaseTuner):
     """MoE-LoRA (HydraLoRA, arXiv 2404.19245) on the linear modules of a decoder.
 
-    Made by `peft.get_peft_model(model, MoeLoraConfig(...))`; the model is changed in place. Injection raises
+    `peft.get_peft_model(model, MoeLoraConfig(...))` makes it and changes the model in place. Injection raises
     ValueError for a target that is not a plain, unquantised `nn.Linear`.
     """
 
@@ -49,7 +49,7 @@ class MoeLoraModel(BaseTuner):
     target_module_mapping = dict.fromkeys(MODEL_TYPES, FEED_FORWARD)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's injection; warns of experts_pattern keys that match nothing, as PEFT of rank_pattern's."""
+        """Inject as PEFT does. Warn of experts_pattern keys that match nothing, as PEFT does for rank_pattern."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         names = [
             name
@@ -95,7 +95,7 @@ def _matched(pattern: dict[str, T], module_name: str, default: T) -> T:
 
 
 def _checked(target: nn.Module, module_name: str) -> nn.Linear:
-    """`target` as a plain nn.Linear; raises ValueError naming its type otherwise."""
+    """Return `target` as a plain nn.Linear. Raises ValueError that names its type otherwise."""
     if not isinstance(target, nn.Linear):
         raise ValueError(f"MoE-LoRA adapts nn.Linear modules, but {module_name} is a {_type_name(target)}.")
     weight = target.weight
