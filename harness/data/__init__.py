@@ -1,1 +1,1 @@
-"""Rows: their sources, splits, tokens, overlap with evaluation items."""
+"""Rows: their sources, splits, tokens and overlap with evaluation items."""

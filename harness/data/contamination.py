@@ -1,8 +1,7 @@
-"""Which benchmark items occur in the training rows, by shared word n-grams.
+"""Find benchmark items that occur in the training rows, by shared word n-grams.
 
-The protocol is GPT-3's (Brown et al., arXiv 2005.14165, appendix C): an item is contaminated where it shares an
-n-gram of words with the training text; n = 13 is the most that it uses, words are compared without case and
-punctuation.
+The protocol is GPT-3's (Brown et al., arXiv 2005.14165, appendix C). An item is contaminated if it shares an
+n-gram of words with the training text. n = 13 is the largest that GPT-3 uses. Case and punctuation do not count.
 """
 
 from __future__ import annotations
@@ -23,22 +22,23 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def overlapping(items: Sequence[Mapping[str, Any]], rows: Iterable[Row], n: int = NGRAM) -> list[int]:
-    """Indices of the items that share `n` consecutive words with one training row.
+    """Return the indices of the items that share `n` consecutive words with one training row.
 
-    An item's words are those of its TEXT_FIELDS, one after the other; a row's are its prompt's and completion's.
-    An item of fewer than n words counts where all of them occur in a row, in order and side by side; one
-    without words never counts. The n-grams are compared as 64-bit hashes: for a million of the items' in three
-    million of the rows', a false match has a chance of about 2 in 10 million.
+    An item's words are those of its TEXT_FIELDS in order. A row's are those of its prompt and completion.
+    An item of fewer than n words counts where a row holds all of them, in order and side by side.
+    An item without words never counts.
 
-    Memory grows with the items alone; the rows are read once.
+    The n-grams are compared as 64-bit hashes. For a million n-grams of the items and three million of the rows,
+    the chance of a false match is about 2 in 10 million. Memory grows with the items alone; the rows are read once.
 
-    Raises ValueError for n below 1, or for an item that has none of TEXT_FIELDS.
+    Raises:
+        ValueError: n is below 1, or an item has none of TEXT_FIELDS.
     """
     if n < 1:
         raise ValueError(f"n is {n}: expected at least 1 word")
     texts = [_item_words(item) for item in items]
     wanted = {gram for words in texts for gram in _grams(words, min(n, len(words)))}
-    # By length, the first words of what is looked for: most positions of a row are done with after one look-up.
+    # First words of the wanted n-grams, by length: one look-up rejects most positions of a row.
     first_words: dict[int, set[str]] = {}
     for words in texts:
         if words:
@@ -53,7 +53,7 @@ def overlapping(items: Sequence[Mapping[str, Any]], rows: Iterable[Row], n: int 
 
 
 def _grams(words: list[str], size: int, starts: set[str] | None = None) -> Iterator[int]:
-    """Hashes of the n-grams of `size` words; of those that begin with one of `starts`, where given."""
+    """Yield hashes of the n-grams of `size` words, or only of those that begin with one of `starts`."""
     if size:
         for i in range(len(words) - size + 1):
             if starts is None or words[i] in starts:
@@ -61,6 +61,7 @@ def _grams(words: list[str], size: int, starts: set[str] | None = None) -> Itera
 
 
 def _item_words(item: Mapping[str, Any]) -> list[str]:
+    """Return the words of the item's TEXT_FIELDS. Raises ValueError where it has none."""
     fields = [item[field] for field in TEXT_FIELDS if field in item]
     if not fields:
         raise ValueError(f"an item has the fields {sorted(item)}: expected one of {', '.join(TEXT_FIELDS)}")

@@ -1,4 +1,4 @@
-"""From a mix's rows to disjoint splits and seeded samples."""
+"""Split a mix's rows into disjoint parts, and draw seeded samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from floe_bench.harness.spec.settings import DataSettings, Settings
 
 @dataclass(frozen=True)
 class MixData:
-    """A mix, split. `counts`: rows read, and what was dropped and why."""
+    """The splits of a mix. `counts` holds how many rows were read, and how many were dropped for each reason."""
 
     train: list[Row]
     validation: list[Row]
@@ -27,12 +27,12 @@ class MixData:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the content of both splits."""
+        """Return a digest of the content of both splits."""
         return digest([[vars(row) for row in part] for part in (self.train, self.validation)])
 
 
 def _fraction_of(text: str) -> float:
-    """A number in [0, 1) that depends on the text's content alone: the same on every machine."""
+    """Return a number in [0, 1) that depends on the text's content alone, so it is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
@@ -41,21 +41,24 @@ def _normalised(text: str) -> str:
 
 
 def _is_validation(text: str, fraction: float) -> bool:
-    """Decided by the prompt alone, so that a row is on the same side in every mix that holds it."""
+    """Assign a text to validation by its content alone: a prompt is on the same side in every mix that holds it."""
     return _fraction_of("split:" + _normalised(text)) < fraction
 
 
 def split_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that decide which rows a mix has and on which side each lies."""
-    if settings.data.source == "teacher":  # it samples rows from the model, as training will see them
+    """Return the settings that decide which rows a mix has and on which side each lies."""
+    if settings.data.source == "teacher":  # its rows depend on the model and on how training encodes them
         return settings.model_dump(include={"data", "model", "adapter"})
     return settings.data.model_dump(exclude={"pilot_fraction", "calibration_rows", "max_length"})
 
 
 def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
-    """Read a mix and split it by content hash; a cap is spread evenly over the mix's domains.
+    """Read a mix and split it by content hash. A cap is spread evenly over the mix's domains.
 
-    Empty completions and exact repeats are dropped and counted. Raises UsageError where rows are too few.
+    Drops empty completions and exact repeats, and counts them.
+
+    Raises:
+        UsageError: there are too few rows.
     """
     kept: dict[tuple[str, str], Row] = {}
     counts = {"read": 0, "empty_completion": 0, "repeated": 0}
@@ -66,7 +69,7 @@ def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
             counts["empty_completion"] += 1
             continue
         counts["repeated"] += content in kept
-        # Of repeats that differ in case or spaces the same one stays, whatever the order they come in.
+        # Repeats may differ in case or spaces. Keep the smallest, so that the order of rows does not matter.
         kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt, row.completion))
     train: list[Row] = []
     validation: list[Row] = []
@@ -85,9 +88,10 @@ def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
 
 
 def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], list[Row]]:
-    """Plain text for Taylor importance, and other passages for measuring forgetting.
+    """Return plain text for Taylor importance, and other passages for measuring forgetting.
 
-    Raises UsageError where either side has fewer passages than `pretrain_rows`.
+    Raises:
+        UsageError: a side has fewer passages than `pretrain_rows`.
     """
     passages = {row.completion: row for row in source.mix("pretrain") if row.completion.strip()}
     sides: tuple[list[Row], list[Row]] = ([], [])
@@ -99,21 +103,26 @@ def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], li
 
 
 def sample(rows: Sequence[Row], n: int, seed: int, purpose: str = "sample") -> list[Row]:
-    """`n` rows without replacement (all, if there are fewer), decided by seed, purpose and content."""
+    """Draw `n` rows without replacement (all, if there are fewer). Seed, purpose and content decide which."""
     return sorted(rows, key=lambda row: _order(row, f"{purpose} {seed}"))[:n]
 
 
 def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list[Row]:
-    """The pilot's share rho of the training rows (METHOD, stage 1)."""
+    """Draw the pilot's share ρ of the training rows (FLoE, arXiv 2506.00495)."""
     return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed, "pilot")
 
 
 def _order(row: Row, salt: str = "order") -> float:
+    """Return a row's place in the order that `salt` and its content decide, in [0, 1)."""
     return _fraction_of(f"{salt}\0{row.prompt}\0{row.completion}")
 
 
 def _capped(rows: list[Row], n: int | None, message: str) -> list[Row]:
-    """`n` rows (None: all) in content order, taking from the domains in turn."""
+    """Return `n` rows (None: all) in content order, taking from the domains in turn.
+
+    Raises:
+        UsageError: there are fewer than `n` rows, or none. `message` takes the number of rows.
+    """
     by_domain: defaultdict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=_order):
         by_domain[row.domain].append(row)

@@ -1,7 +1,7 @@
-"""Data whose right layers are known: completions sampled from a teacher, the base model with chosen layers changed.
+"""Data with a known right choice of layers: completions sampled from a teacher.
 
-A teacher differs from the base model by ΔW of rank r on the target modules of its layers, and nowhere else. So
-an adapter of that rank on those layers alone can learn the task, and layer selection should choose them.
+The teacher is the base model plus ΔW of rank r on the target modules of chosen layers. So an adapter of that
+rank on those layers alone can learn the task, and layer selection should choose them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ PROMPT_LENGTH = 16
 
 
 class TeacherSource:
-    """A source whose every mix is sampled from the teacher, and whose plain text is sampled from the base model.
+    """A source that samples every mix from the teacher, and plain text from the base model.
 
-    Prompts are random strings; completions have `mixes.teacher.length` tokens, each drawn from the teacher's
-    next-token distribution over the visible characters, given the row as training will see it. Equal settings
-    give equal rows; each mix has rows of its own.
+    Prompts are random strings. Completions have `data.teacher.length` tokens. Each token is drawn from the
+    teacher's next-token distribution over the visible characters, given the row as training will see it.
+    Equal settings give equal rows; each mix has its own rows.
 
-    Plain text is the base model's own because Taylor importance asks how much the base's function depends on a
-    layer. A random model has learned no prose: its loss there says what each layer would have to learn.
+    Plain text comes from the base model, because Taylor importance asks how much the base's function depends on a
+    layer. A random model has learned no prose: its loss on prose says what each layer would have to learn.
 
-    load: model settings -> (model, tokenizer). byte_tokenizer: the tokenizer of a random model.
+    Args:
+        load: model settings -> (model, tokenizer).
+        byte_tokenizer: returns the tokenizer of a random model.
 
     Raises:
         UsageError: the model is not a random one with the byte tokenizer, or a layer or target does not exist.
@@ -64,9 +66,10 @@ class TeacherSource:
         )
 
     def mix(self, name: str) -> Iterable[Row]:
-        """`mixes.teacher.rows` rows of the mix: of the base model for "pretrain", of the teacher for any other.
+        """Return `data.teacher.rows` rows, of the base model for "pretrain" and of the teacher for any other mix.
 
-        Raises UsageError for an unknown mix.
+        Raises:
+            UsageError: the mix is unknown.
         """
         registry.find("mix", name)
         if name == "pretrain":
@@ -74,6 +77,7 @@ class TeacherSource:
         return self._completions(name)
 
     def _completions(self, name: str) -> list[Row]:
+        """Return rows with random prompts and completions sampled from the teacher."""
         import torch
 
         settings = self.settings.data.teacher
@@ -85,7 +89,10 @@ class TeacherSource:
         return [Row(*texts, domain=name) for texts in zip(prompts, completions, strict=True)]
 
     def _plain_text(self) -> list[Row]:
-        """One token more than a completion has: the first follows nothing, so that no loss counts it."""
+        """Return plain text from the base model: a random first token, then `length` sampled ones.
+
+        No loss counts the first token, so completions and plain text have equally many that count.
+        """
         import torch
 
         settings = self.settings.data.teacher
@@ -96,12 +103,12 @@ class TeacherSource:
 
     @cached_property
     def base(self) -> Any:
-        """The base model, on the CPU: the same rows whether or not there is an accelerator."""
+        """Return the base model on the CPU, so that an accelerator does not change the rows."""
         return self._load(self.settings.model)[0].cpu()
 
     @cached_property
     def teacher(self) -> Any:
-        """The base model with `changes` added to its weights."""
+        """Return the base model with `changes` added to its weights."""
         import torch
 
         teacher = copy.deepcopy(self.base)
@@ -112,9 +119,9 @@ class TeacherSource:
 
     @cached_property
     def changes(self) -> dict[str, Tensor]:
-        """Module name -> ΔW, of the weight's shape: of rank r, ‖ΔW‖ = scale · ‖W‖ (Frobenius), random direction.
+        """Return module name -> ΔW in the weight's shape, of rank r and ‖ΔW‖ = scale · ‖W‖ (Frobenius).
 
-        A module's direction depends on the seed and its name alone, not on which other layers are changed.
+        The direction is random. It depends on the seed and the module's name alone, not on the other changed layers.
         """
         import torch
 
@@ -129,6 +136,7 @@ class TeacherSource:
         return changes
 
     def _changed_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and weight of every target module in the chosen layers. Raises UsageError where one is missing."""
         import torch
 
         layers = decoder_layers(self.base)
@@ -144,7 +152,7 @@ class TeacherSource:
                 yield names[by_target[target]], by_target[target].weight.detach()
 
     def _context(self, prompt: str) -> list[int]:
-        """The tokens that come before the row's completion in training."""
+        """Return the tokens that come before the row's completion in training."""
         room = Row(prompt, PRINTABLE[0] * self.settings.data.teacher.length, domain="")
         settings = self.settings
         (example,) = tokens.encode(
@@ -153,10 +161,10 @@ class TeacherSource:
         return [token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label == -100]
 
     def _sample(self, model: Any, contexts: Tensor, length: int, noise: float, generator: Generator) -> list[str]:
-        """`length` visible characters after each row of contexts (rows, T).
+        """Sample `length` visible characters after each row of contexts (rows, T).
 
-        A token is replaced by a random one with probability `noise`; what follows sees the replacement, so that
-        every other token is the model's own.
+        With probability `noise` a token is replaced by a random one. Later tokens see the replacement, so every other
+        token is the model's own choice.
         """
         import torch
 
@@ -180,6 +188,7 @@ class TeacherSource:
         return torch.tensor(self._byte_tokenizer()(PRINTABLE)["input_ids"])
 
     def _generator(self, purpose: str) -> Generator:
+        """Return a random generator that depends on the seed and the purpose alone."""
         import torch
 
         key = f"{purpose}, seed {self.settings.data.teacher.seed}"

@@ -1,4 +1,4 @@
-"""Where raw rows come from: the hub, a local folder, or the rows embedded in the project."""
+"""Sources of raw rows: the hub, a local folder, or the rows embedded in the project."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ EMBEDDED = PACKAGE / "tasks" / "data"
 
 
 class _Mixes:
-    """Reading a mix by name is the same for every source."""
+    """Read a mix by its name, the same way from every source."""
 
     def mix(self, name: str) -> Iterable[Row]:
-        """The rows of a mix, read from this source."""
+        """Return the rows of a mix, read from this source."""
         return registry.find("mix", name).load().rows(self)
 
 
 class FolderSource(_Mixes):
-    """JSON Lines files, plain or gzip-compressed, in one folder."""
+    """JSON Lines files in one folder, plain or gzip-compressed."""
 
     def __init__(self, folder: Path, kind: Literal["folder", "embedded"] = "folder"):
         self.kind: Literal["hub", "folder", "embedded", "teacher"] = kind
@@ -35,9 +35,10 @@ class FolderSource(_Mixes):
         self.revisions: dict[str, str] = {}
 
     def read(self, file: str, hub: str, columns: Columns, **_: Any) -> Iterator[dict[str, Any]]:
-        """The rows of `<file>.jsonl` or `<file>.jsonl.gz`.
+        """Yield the rows of `<file>.jsonl` or `<file>.jsonl.gz`.
 
-        Raises UsageError for a missing file or column and for a broken line, with file and line number.
+        Raises:
+            UsageError: a file or column is missing, or a line is broken. The message names file and line.
         """
         path = self._find(file)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
@@ -52,6 +53,7 @@ class FolderSource(_Mixes):
                 raise UsageError(f"{path}, line {place}: not a line of JSON in UTF-8 ({error})") from None
 
     def _find(self, file: str) -> Path:
+        """Return the path of the file. Raises UsageError where it or the folder is missing."""
         for path in (self.folder / f"{file}.jsonl", self.folder / f"{file}.jsonl.gz"):
             if path.is_file():
                 return path
@@ -65,7 +67,7 @@ class FolderSource(_Mixes):
 
 
 class HubSource(_Mixes):
-    """Datasets of the Hugging Face hub; the commit of each one read is kept in `revisions`."""
+    """Datasets of the Hugging Face hub. `revisions` keeps the commit of each one read."""
 
     kind: Literal["hub", "folder", "embedded", "teacher"] = "hub"
 
@@ -74,7 +76,7 @@ class HubSource(_Mixes):
         self.revisions: dict[str, str] = {}
 
     def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterator[dict[str, Any]]:
-        """The rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
+        """Yield the rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
 
@@ -89,14 +91,14 @@ class HubSource(_Mixes):
             yield dict(row)
 
     def _resolve(self, hub: str) -> str:
-        """The commit that the dataset's pinned or current revision stands for."""
+        """Return the commit of the dataset's pinned or current revision. Raises UsageError where there is none."""
         from httpx2 import HTTPError
         from huggingface_hub import HfApi
 
         if hub not in self.revisions:
             try:
                 info = HfApi().dataset_info(hub, revision=self.pinned.get(hub), timeout=30)
-            except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
+            except (HTTPError, OSError) as error:  # huggingface_hub raises both kinds
                 raise UsageError(
                     f"the hub dataset {hub} cannot be reached: give a local folder with --data-dir, "
                     "or run the profile smoke, which needs no hub"
@@ -108,7 +110,7 @@ class HubSource(_Mixes):
 
 
 def open_source(settings: DataSettings) -> RowSource:
-    """The source of given rows that the settings name."""
+    """Open the source of rows that the settings name. Raises UsageError where its folder is not given."""
     if settings.source == "embedded":
         return FolderSource(EMBEDDED, kind="embedded")
     if settings.source == "folder":
@@ -119,6 +121,7 @@ def open_source(settings: DataSettings) -> RowSource:
 
 
 def _check_columns(row: Any, columns: Columns, place: str) -> None:
+    """Raise UsageError unless the row is an object that has the columns, with values of their types."""
     if not isinstance(row, dict):
         raise UsageError(f"{place}: a JSON object was expected, not {type(row).__name__}")
     types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, str)

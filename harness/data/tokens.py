@@ -1,4 +1,4 @@
-"""From rows to tokens and padded batches."""
+"""Turn rows into tokens and padded batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALPACA = (
 
 
 class Example(TypedDict):
-    """One tokenised row. labels are -100 where the loss does not count."""
+    """One tokenised row. Labels are -100 where the loss does not count."""
 
     input_ids: list[int]
     labels: list[int]
@@ -24,10 +24,10 @@ class Example(TypedDict):
 
 
 def encode(rows: Iterable[Row], tokenizer: Any, prompt_format: str, max_length: int) -> list[Example]:
-    """Tokenise prompt and completion apart, so that the loss starts exactly at the completion.
+    """Tokenise prompt and completion separately, so that the loss starts exactly at the completion.
 
-    A row with an empty prompt is plain text: no template, every token counts. Too long a row loses the
-    end of its completion; a prompt longer than half the window loses its start.
+    A row with an empty prompt is plain text: it has no template, and every token counts. A row that is too long
+    loses the end of its completion. A prompt longer than half the window loses its start.
     """
     return [_encode_row(row, tokenizer, prompt_format, max_length) for row in rows]
 
@@ -49,6 +49,7 @@ def _encode_row(row: Row, tokenizer: Any, prompt_format: str, max_length: int) -
 
 
 def _prompt_ids(prompt: str, tokenizer: Any, prompt_format: str) -> list[int]:
+    """Return the tokens of the prompt in its template. Raises UsageError where 'chat' finds no template."""
     if prompt_format == "chat" and tokenizer.chat_template is None:
         raise UsageError("model.prompt_format is 'chat', but the tokenizer has no chat template: use 'alpaca'")
     if prompt_format == "alpaca" or tokenizer.chat_template is None:
@@ -59,7 +60,7 @@ def _prompt_ids(prompt: str, tokenizer: Any, prompt_format: str) -> list[int]:
 
 
 def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """Right-padded tensors input_ids, attention_mask, labels of shape (batch, longest)."""
+    """Pad examples on the right. Returns tensors input_ids, attention_mask, labels of shape (batch, longest)."""
     import torch
 
     longest = max(len(example["input_ids"]) for example in examples)
@@ -76,11 +77,11 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def by_length(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, so that little is padding."""
+    """Group the indices in batches of similar length, longest first, to save padding."""
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i]["input_ids"]), i))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def batches(examples: Sequence[Example], batch_size: int, pad_token_id: int) -> list[Batch]:
-    """All examples in right-padded batches of similar length."""
+    """Return all examples in right-padded batches of similar length."""
     return [collate([examples[i] for i in group], pad_token_id) for group in by_length(examples, batch_size)]

@@ -1,1 +1,1 @@
-"""The base model and the adapters on it."""
+"""The base model and its adapters."""

@@ -1,4 +1,4 @@
-"""A model put on and taken off again: fresh adapters for training, trained ones for scoring.
+"""Put adapters on the base model and take them off: fresh ones for training, trained ones for scoring.
 
 Every context leaves the base model bit for bit as it was.
 """
@@ -26,9 +26,9 @@ Adapts = Literal["adapter", "everything", "nothing"]
 
 @contextmanager
 def fresh(base: BaseModel, plan: AdapterPlan, seed: int, settings: Settings) -> Iterator[Any]:
-    """What the plan trains, ready to train: an adapter on the base model, or a copy of all its weights.
+    """Yield the model that the plan trains: an adapter on the base model, or a copy of all its weights.
 
-    A copy is kept in float32 while it trains (train.full_weights_dtype), because bfloat16 loses small updates.
+    A copy trains in float32 (train.full_weights_dtype), because bfloat16 loses small updates.
     """
     import torch
     from transformers import set_seed
@@ -55,7 +55,7 @@ def fresh(base: BaseModel, plan: AdapterPlan, seed: int, settings: Settings) -> 
 
 
 def save(model: Any, folder: Path, dtype: str) -> int:
-    """Save an adapter, or a whole model in the base's dtype, as safetensors; returns the bytes of weights."""
+    """Save an adapter, or a whole model in the base's dtype, as safetensors. Return the bytes of weights."""
     import torch
 
     if not hasattr(model, "peft_config"):
@@ -66,7 +66,11 @@ def save(model: Any, folder: Path, dtype: str) -> int:
 
 @contextmanager
 def trained(base: BaseModel, adapts: Adapts, folder: Path | None, settings: Settings) -> Iterator[Any]:
-    """The model as training left it in `folder`, in evaluation mode. Raises ValueError for missing keys."""
+    """Yield the model as training left it in `folder`, in evaluation mode.
+
+    Raises:
+        ValueError: the saved adapter lacks keys, or has others.
+    """
     from transformers import AutoModelForCausalLM
 
     if adapts == "nothing" or folder is None:
@@ -83,9 +87,9 @@ def trained(base: BaseModel, adapts: Adapts, folder: Path | None, settings: Sett
 
 
 def wrap(model: Any, config: Any, float32: bool) -> Any:
-    """The model with a fresh adapter; `float32` adapters on any base, else the base's dtype.
+    """Return the model with a fresh adapter, in float32 if `float32`, else in the base's dtype.
 
-    PEFT writes what it resolved into the config, so it is given a copy.
+    PEFT writes into the config, so it gets a copy.
     """
     from peft import get_peft_model
 
@@ -99,13 +103,13 @@ def load_adapter(
     is_trainable: bool = False,
     autocast_adapter_dtype: bool = True,
 ) -> PeftModel:
-    """`PeftModel.from_pretrained`, strict: every adapter weight comes from the file and every weight is used.
+    """Load as `PeftModel.from_pretrained`, but strictly: the file and the adapter must hold the same weights.
 
     Args:
-        model: the base model, changed in place; unloaded again when the keys do not agree.
+        model: the base model, changed in place. It is unloaded again when the keys do not agree.
         folder: what `save_pretrained` wrote, with safetensors.
-        is_trainable: as in PEFT; False freezes the adapter and puts the model in eval mode.
-        autocast_adapter_dtype: as in PEFT; True holds half-precision adapters in float32.
+        is_trainable: as in PEFT. False freezes the adapter and puts the model in eval mode.
+        autocast_adapter_dtype: as in PEFT. True holds half-precision adapters in float32.
 
     Raises:
         ValueError: there is no safetensors file, or it lacks keys of the adapter, or has others.
@@ -115,7 +119,7 @@ def load_adapter(
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
     from safetensors import safe_open
 
-    import floe_bench.harness.floe.tuner  # noqa: F401  (registers MoE-LoRA, so that its adapters are known)
+    import floe_bench.harness.floe.tuner  # noqa: F401  (registers MoE-LoRA with PEFT)
 
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():

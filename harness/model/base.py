@@ -1,6 +1,6 @@
-"""The base model and its tokenizer: from the hub, a local folder, a package that carries GGUF, or random.
+"""The base model and its tokenizer: from the hub, a local folder, a package with GGUF weights, or random.
 
-Heavy libraries load inside the functions: planning needs the architecture only.
+Heavy libraries load inside the functions, because planning needs only the architecture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A base model that was found: where it is, and what identifies its content."""
+    """The place of a base model that was found, and an identity of its content."""
 
     folder: Path | None
     revision: str
@@ -37,9 +37,10 @@ class ModelRef:
 
 
 def locate(settings: ModelSettings) -> ModelRef:
-    """Find the weights and their identity without loading them.
+    """Find the weights and their identity without loading them. The revision is the hub's commit or a digest of files.
 
-    The revision is the hub's commit, or a digest of the files. Raises UsageError where there are none.
+    Raises:
+        UsageError: there are no weights.
     """
     if settings.path is not None:
         return _in_folder(Path(settings.path))
@@ -51,7 +52,7 @@ def locate(settings: ModelSettings) -> ModelRef:
 
 
 def load(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model, in evaluation mode on the accelerator where there is one, and its tokenizer."""
+    """Load the model and its tokenizer. The model is in evaluation mode, on the accelerator where there is one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -68,7 +69,7 @@ def load(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
 
 class BaseModel:
-    """The base model and its tokenizer, loaded when first needed. Whoever changes the model changes it back."""
+    """The base model and its tokenizer, loaded at first use. Code that changes the model must undo the change."""
 
     def __init__(self, settings: ModelSettings, progress: Callable[[str], None]):
         self.settings = settings
@@ -84,11 +85,11 @@ class BaseModel:
         return self._load()[1]
 
     def forget(self) -> None:
-        """Load it afresh when it is next needed: something may have been left on it."""
+        """Load the model afresh at its next use, because something may have been left on it."""
         self._loaded = None
 
     def _load(self) -> tuple[Any, Any]:
-        """Raises UsageError where the weights have another shape than the settings say."""
+        """Load both at the first call. Raises UsageError where the weights do not have the shape in the settings."""
         if self._loaded is None:
             self._progress(f"loading {self.settings.id}")
             model, tokenizer = load(self.settings)
@@ -105,7 +106,11 @@ class BaseModel:
 
 
 def architecture(settings: ModelSettings) -> PretrainedConfig:
-    """The model's configuration, from `--model-path` where given, else from the profile: no network."""
+    """Return the model's configuration without network: from `--model-path` where given, else from the profile.
+
+    Raises:
+        UsageError: the configuration describes no model that transformers knows.
+    """
     from transformers import AutoConfig
 
     values = dict(settings.config)
@@ -119,7 +124,7 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
 
 
 def on_meta(settings: ModelSettings) -> PreTrainedModel:
-    """The model's shape without its weights: parameters can be counted, nothing is allocated."""
+    """Build the model on the meta device. It has shapes to count parameters but allocates no weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -128,6 +133,7 @@ def on_meta(settings: ModelSettings) -> PreTrainedModel:
 
 
 def _in_folder(folder: Path) -> ModelRef:
+    """Return the model in a local folder. Raises UsageError where it lacks weights, config or tokenizer."""
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise UsageError(
             f"--model-path {folder}: no config.json with *.safetensors there; give the folder of a saved model"
@@ -140,6 +146,7 @@ def _in_folder(folder: Path) -> ModelRef:
 
 
 def _from_hub(settings: ModelSettings) -> ModelRef:
+    """Download the model from the hub, or find it in the hub's cache. Raises UsageError where neither works."""
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -153,7 +160,7 @@ def _from_hub(settings: ModelSettings) -> ModelRef:
         ) from error
     except RepositoryNotFoundError as error:
         raise UsageError(f"the hub has no model {settings.id}: check model.id, or give --model-path") from error
-    except (HTTPError, OSError) as error:  # the hub's own errors are of both kinds
+    except (HTTPError, OSError) as error:  # huggingface_hub raises both kinds
         raise UsageError(
             f"the weights of {settings.id} are not here and the hub cannot be reached: give a local copy with "
             "--model-path, or run the profile smoke, which needs no hub"
@@ -162,6 +169,7 @@ def _from_hub(settings: ModelSettings) -> ModelRef:
 
 
 def _packaged_file(settings: ModelSettings) -> Path:
+    """Return the GGUF file of the installed package. Raises UsageError where the package is missing."""
     spec = importlib.util.find_spec(settings.package or "")
     if spec is None or spec.origin is None:
         raise UsageError(
@@ -172,7 +180,7 @@ def _packaged_file(settings: ModelSettings) -> Path:
 
 
 def _dequantised(settings: ModelSettings) -> Path:
-    """The package's GGUF as plain safetensors, converted once and kept in the cache folder."""
+    """Convert the package's GGUF to plain safetensors once. Return their folder in the cache."""
     file = _packaged_file(settings)
     folder = cache_folder() / "models" / f"{file.stem}-{remembered_digest(file)[:16]}"
     if not folder.exists():
@@ -197,6 +205,7 @@ def _dequantised(settings: ModelSettings) -> Path:
 
 
 def _random_model(settings: ModelSettings) -> PreTrainedModel:
+    """Return a model with random weights that depend on the settings' seed alone."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -207,7 +216,7 @@ def _random_model(settings: ModelSettings) -> PreTrainedModel:
 
 @cache
 def byte_tokenizer() -> Any:
-    """A tokenizer of one token per byte, then <s> (256), </s> (257) and <pad> (258); no files."""
+    """Return a tokenizer of one token per byte, then <s> (256), </s> (257) and <pad> (258). It needs no files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Which parameters a plan trains, from the shape of the model alone."""
+"""Find the parameters that a plan trains, from the shape of the model alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from floe_bench.harness.model.adapters import wrap
 
 
 def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
-    """Parameter name -> size of all that the plan trains, from the model's shape alone.
+    """Return parameter name -> size for everything that the plan trains.
 
-    meta_model: the base model on the meta device; left as it was. Raises UsageError where a target or a
-    layer matches no module, or r exceeds a target's smaller dimension.
+    Args:
+        meta_model: the base model on the meta device; it is restored.
+        plan: what to train.
+
+    Raises:
+        UsageError: a target or layer matches no module, or r exceeds a target's smaller dimension.
     """
     if plan.adapts == "nothing":
         return {}
@@ -38,6 +42,7 @@ def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
 
 
 def _check_targets_exist(model: Any, config: PeftConfig) -> None:
+    """Raise UsageError for a target that matches no linear module."""
     import torch
 
     targets = config.target_modules  # pyright: ignore[reportAttributeAccessIssue]
@@ -51,7 +56,7 @@ def _check_targets_exist(model: Any, config: PeftConfig) -> None:
 
 
 def _check_matches(model: Any, config: PeftConfig) -> None:
-    """PEFT passes over layers, targets and patterns that match nothing; we do not."""
+    """Raise UsageError for layers, targets and patterns that match nothing. PEFT ignores them silently."""
     names = list(model.base_model.targeted_module_names)
     layers = getattr(config, "layers_to_transform", None)
     layers = [layers] if isinstance(layers, int) else layers or []

@@ -1,4 +1,4 @@
-"""Checks before a cell spends: the adapter is the plan's, starts at the base model, learns and comes back from disk."""
+"""Checks before a training: the adapter fits the plan, starts at the base model, learns, and survives saving."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from floe_bench.harness.data.tokens import Example, collate
 
 
 class PreflightError(Exception):
-    """The model about to be trained is not what the plan says."""
+    """The model to be trained does not match the plan."""
 
 
 def small_batch(examples: Sequence[Example], pad_token_id: int) -> Batch:
-    """The last 32 tokens of two training rows: enough for the checks, and quick on any model."""
+    """Return a batch of the last 32 tokens of two training rows. It suffices for the checks and is quick."""
     rows: list[Example] = [
         {"input_ids": row["input_ids"][-32:], "labels": row["labels"][-32:], "truncated": True} for row in examples[:2]
     ]
@@ -25,10 +25,11 @@ def small_batch(examples: Sequence[Example], pad_token_id: int) -> Batch:
 
 
 def check_adapter(model: Any, expected: dict[str, int], batch: Batch, float32: bool) -> None:
-    """Raise PreflightError unless the fresh PeftModel trains exactly `expected`, starts at the base model,
-    has finite non-zero gradients after one step, and gives equal logits after save and load.
+    """Check a fresh PeftModel on a batch, then restore the adapter and the random state.
 
-    The adapter is left as it was; so is the random state.
+    Raises:
+        PreflightError: unless it trains exactly the parameters `expected`, starts at the base model, has finite
+            non-zero gradients after one step, and gives equal logits after save and load.
     """
     import torch
 
@@ -55,7 +56,7 @@ def _logits(model: Any, batch: Batch) -> Any:
 
 
 def _check_gradients(model: Any, batch: Batch) -> None:
-    """One step of plain gradient descent first: with B at zero, A and the router have no gradient yet."""
+    """Check the gradients after one step of gradient descent. Before it B is zero, so A and the router have none."""
     import torch
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -73,6 +74,7 @@ def _check_gradients(model: Any, batch: Batch) -> None:
 
 
 def _check_round_trip(model: Any, batch: Batch, float32: bool) -> None:
+    """Raise PreflightError unless the adapter gives equal logits after save and load."""
     import torch
 
     before = _logits(model, batch)
@@ -90,7 +92,7 @@ def _check_round_trip(model: Any, batch: Batch, float32: bool) -> None:
 
 @contextmanager
 def _restored(model: Any) -> Iterator[None]:
-    """Put trainable parameters and the training mode back at the end."""
+    """Restore trainable parameters and the training mode on exit. Drop gradients."""
     import torch
 
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
