@@ -1,6 +1,6 @@
-"""The option `match`: the rank at which a method trains as many parameters as another one plans to.
+"""The option `match`: choose the rank that gives as many trainable parameters as another method plans.
 
-lora_alpha stays as set while r varies (METHOD's rule for every rank).
+lora_alpha stays as set while r varies, as it does at every rank of the search.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class MatchOptions(floe_bench.Options):
 def matched_rank(
     inputs: MethodInputs, match: str | None, config_at: Callable[[int], "PeftConfig"]
 ) -> tuple[int | None, Matched | None]:
-    """The r >= 1 whose trainable parameters come nearest to the matched method's; and how near they come.
+    """Return the r >= 1 whose trainable parameters come nearest to the matched method's, and how near they come.
 
-    Trainable parameters are affine in r: two counts give the line, the ranks around its solution the nearest.
-    (None, None) where nothing is to be matched. Raises UsageError for a method that trains nothing.
+    Trainable parameters are affine in r. So two counts give the line, and its solution lies between two ranks.
+    Returns (None, None) where nothing is to be matched. Raises UsageError for a method that trains nothing.
     """
     if match is None:
         return None, None

@@ -1,4 +1,4 @@
-"""Options of the methods that plan on other rows than the cell's own: another mix, a part, a drifted sample."""
+"""Options to plan on other rows than the cell's own: another mix, a part of it, or a drifted sample."""
 
 from pydantic import Field, model_validator
 

@@ -1,4 +1,4 @@
-"""FLoE's stages as the methods share them: the adapter's shape, the pilot's scores, the layers, the search's range."""
+"""FLoE's stages, shared by the methods: adapter configuration, pilot scores, layer selection and the final plan."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerFacts(TypedDict):
 
 
 def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int | None = None) -> MoeLoraConfig:
-    """MoE-LoRA as the settings say, on `layers` (None: all of them), of rank `r` (None: the settings')."""
+    """Return the settings' MoE-LoRA on `layers` (None: all of them), with rank `r` (None: the settings')."""
     from floe_bench.harness.floe.tuner import MoeLoraConfig
 
     adapter = inputs.settings.adapter
@@ -41,12 +41,12 @@ def moe_lora(inputs: MethodInputs, layers: Sequence[int] | None = None, r: int |
 
 
 def max_layers(inputs: MethodInputs) -> int:
-    """K, how many layers a selecting method may adapt."""
+    """Return K, the most layers that a selecting method may adapt."""
     return selection.max_layers(inputs.settings.selection.layer_fraction, inputs.n_layers)
 
 
 def layer_gradients(inputs: MethodInputs, sample: Sample = OWN_ROWS) -> np.ndarray:
-    """G (N, L): each calibration sample's gradient with respect to the layer masks, with the pilot on."""
+    """Return G (N, L): each calibration sample's gradient with respect to the layer masks, with the pilot on."""
     from floe_bench.harness.floe import importance
 
     return inputs.measure(importance.fisher_gradients, on="task", pilot=moe_lora(inputs), sample=sample)["G"]
@@ -55,10 +55,15 @@ def layer_gradients(inputs: MethodInputs, sample: Sample = OWN_ROWS) -> np.ndarr
 def select_layers(
     inputs: MethodInputs, sample: Sample = OWN_ROWS, fisher: np.ndarray | None = None
 ) -> tuple[tuple[int, ...], LayerFacts]:
-    """Select FLoE's layers by Fisher under the Taylor budget (arXiv 2506.00495, layer selection).
+    """Return the layers that FLoE selects under the Taylor budget (arXiv 2506.00495, layer selection).
 
-    fisher: a vector (L,) or matrix (L, L) in place of the diagonal Fisher. Returns the layers, and what of their
-    selection goes into the plan.
+    Also returns what the plan keeps of their selection.
+
+    Args:
+        fisher: vector (L,) or matrix (L, L) to use in place of the diagonal Fisher.
+
+    Raises:
+        UsageError: the Taylor budget fits no layer.
     """
     from floe_bench.harness.floe import importance
 
@@ -89,7 +94,7 @@ def select_layers(
 def with_searched_rank(
     inputs: MethodInputs, layers: Sequence[int], search: RankSearch, facts: LayerFacts
 ) -> AdapterPlan:
-    """Plan MoE-LoRA of the found rank on the layers, and keep the search's history."""
+    """Return the plan of FLoE's target adaptation: MoE-LoRA of the found rank on the layers."""
     searched = Searched(
         trials=tuple(Trial(**vars(trial)) for trial in search.trials),
         unique_trainings=search.unique_trainings,

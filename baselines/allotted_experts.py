@@ -1,6 +1,6 @@
-"""MoE-LoRA on every layer, with experts allotted by Fisher score: as many in all as M on each layer.
+"""MoE-LoRA on every layer, with M experts per layer on average, allotted by Fisher score.
 
-A layer that is left with one expert has no router, so it trains that router's weights fewer than uniform experts do.
+A layer with one expert has no router. So it trains fewer parameters than with uniform experts, by its router.
 """
 
 import numpy as np
@@ -20,15 +20,15 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 
 def allot(scores: np.ndarray, per_layer: int) -> np.ndarray:
-    """Experts of each layer (L,): at least one, `per_layer` times L in all, the rest in proportion to the scores.
+    """Return the experts of each layer (L,): one each, and the rest in proportion to the scores.
 
-    Shares are rounded by the largest remainder; of equal remainders the lower layer comes first.
+    The total is `per_layer` times L. Shares are rounded by the largest remainder; ties go to the lower layer.
     """
     spare = (per_layer - 1) * len(scores)
     weights = scores if scores.sum() > 0 else np.ones(len(scores))
     shares = spare * weights / weights.sum()
     experts = 1 + np.floor(shares).astype(int)
     missing = per_layer * len(scores) - experts.sum()
-    remainders = np.round(shares - np.floor(shares), 9)  # equal ones differ in their last bits
+    remainders = np.round(shares - np.floor(shares), 9)  # equal remainders may differ in their last bits
     experts[np.argsort(-remainders, kind="stable")[:missing]] += 1
     return experts

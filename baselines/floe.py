@@ -9,7 +9,7 @@ from floe_bench.harness.floe.rank_search import check_shares, halving_search
 
 
 class Options(floe_bench.Options):
-    """shares: of the probe's training rows at which a rank is judged in turn; the paper judges on all of them."""
+    """shares: shares of the probe's training rows at which a rank is judged in turn. The paper judges on all rows."""
 
     shares: tuple[float, ...] = (1.0,)
 
@@ -36,6 +36,6 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
         storage=f"sqlite:///{workspace / 'optuna.db'}" if workspace else None,
         shares=options.shares,
     )
-    for r, share in found.trainings:  # a search that was killed and resumed has not asked for all: charge them alike
+    for r, share in found.trainings:  # a resumed search has not asked for earlier trainings: charge them too
         validation_nll(r, share)
     return with_searched_rank(inputs, layers, found, facts)

@@ -1,4 +1,4 @@
-"""FLoE's layers by any form of the Fisher, on any sample, at the settings' rank: FLoE without its rank search."""
+"""FLoE without its rank search: layers by any form of the Fisher, on any sample, at the settings' rank."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 
 def layer_fisher(inputs: MethodInputs, options: Options) -> np.ndarray:
-    """The Fisher that selects: (L,) a diagonal, (L, L) a matrix."""
+    """Return the Fisher that selects: a diagonal (L,) or a matrix (L, L)."""
     from floe_bench.harness.floe import fisher_ablations
 
     pilot = moe_lora(inputs)

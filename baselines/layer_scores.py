@@ -1,4 +1,4 @@
-"""No adaptation: measures layer scores on a sample of the mix, for the tables on rankings."""
+"""No adaptation: layer scores measured on a sample of the mix, for the tables on rankings."""
 
 from typing import Literal
 
@@ -45,5 +45,5 @@ def _score(inputs: MethodInputs, options: Options, name: Name) -> list[float]:
     if name == "adapter_fisher":
         scorer = fisher_ablations.adapter_fisher
         F = inputs.measure(scorer, on="task", pilot=pilot, sample=sample, entries=ADAPTER_ENTRIES)["F"]
-        return np.atleast_2d(F).diagonal().tolist()  # one number a parameter; a dry run's F is a vector
+        return np.atleast_2d(F).diagonal().tolist()  # the F of a dry run is a vector
     return inputs.measure(fisher_ablations.parameter_diagonal, on="task", pilot=pilot, sample=sample)["D"].tolist()

@@ -28,7 +28,10 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
 
 
 def layer_scores(inputs: MethodInputs, score: str) -> np.ndarray:
-    """(L,), the higher the sooner adapted. Low Taylor importance is high: pre-training depends little on it."""
+    """Return the scores (L,): the higher, the sooner adapted.
+
+    Taylor scores are negated, because pre-training depends little on layers of low Taylor importance.
+    """
     from floe_bench.harness.floe import importance
 
     n, k = inputs.n_layers, max_layers(inputs)

@@ -1,11 +1,12 @@
-"""Log-likelihoods of continuations, reading every token that several of them share once.
+"""Log-likelihoods of continuations. Tokens that several requests share are read once.
 
-What stock lm-eval computes (EleutherAI lm-evaluation-harness 0.4.13, `HFLM._loglikelihood_tokens`) with less work:
+The results are those of stock lm-eval (EleutherAI lm-evaluation-harness 0.4.13, `HFLM._loglikelihood_tokens`).
+They take less work:
 
 - The longest prefix that all contexts share goes through the model once.
-- The continuations of one context form a token tree (`evaluation.token_tree`): the context is read once for all.
-- Many trees are packed into one sequence without padding; only attention sees them apart.
-- Logits are taken where a continuation's token is predicted, and nowhere else.
+- The continuations of one context form a token tree (`evaluation.token_tree`), so the context is read once.
+- Many trees are packed into one sequence without padding. Only attention separates them.
+- Logits are computed only where a continuation's token is predicted.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Answers(NamedTuple):
 def supports(model: Any) -> bool:
     """Whether `loglikelihoods` is tested for this kind of model.
 
-    True for ARCHITECTURES, bare or inside a PeftModel whose adapters act on each token by itself (ADAPTERS,
-    but not LoRA's activated form). False where the rotary frequencies depend on the sequence's length.
+    True for ARCHITECTURES, bare or inside a PeftModel whose adapters treat each token by itself. (These are
+    ADAPTERS, without LoRA's activated form.) False where rotary frequencies depend on the sequence's length.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
     adapters = getattr(model, "peft_config", {}).values()
@@ -68,19 +69,26 @@ def supports(model: Any) -> bool:
 
 
 def loglikelihoods(model: Any, groups: Sequence[Sequence[Request]], max_length: int, batch_size: int) -> Answers:
-    """log p(continuation | context) of every request, summed in nats from a float32 log-softmax.
+    """Compute log p(continuation | context) of every request, in nats from a float32 log-softmax.
 
-    `model` is one that `supports` accepts. The requests of a group share the beginnings of their contexts:
-    MMLU's of one subject share header and exemplars. The model reads the last `max_length` tokens of context +
-    continuation[:-1], in positions from 0, as lm-eval does; sequences that lose tokens share no prefix.
-    One forward pass reads about batch_size x TOKENS_PER_SEQUENCE tokens, of a group with a shared prefix or of
-    all groups without one.
+    The model reads the last `max_length` tokens of context + continuation[:-1], in positions from 0, as lm-eval
+    does. Sequences that lose tokens share no prefix. The model reads in evaluation mode; its mode and attention
+    implementation are restored.
 
-    The model is in evaluation mode while it reads; its mode and attention implementation are restored.
+    Args:
+        model: one that `supports` accepts.
+        groups: requests by group. The contexts of a group share their beginnings, as MMLU's of one subject share
+            header and exemplars.
+        max_length: most tokens that the model reads of a sequence.
+        batch_size: one forward pass reads about batch_size x TOKENS_PER_SEQUENCE tokens. They come from one group
+            with a shared prefix, or from all groups without one.
 
-    Returns the answers in the order of the requests, group after group.
+    Returns:
+        the answers in the order of the requests, group after group.
 
-    Raises ValueError on an empty context or continuation, or a continuation of more than `max_length` tokens.
+    Raises:
+        ValueError: an empty context or continuation, a continuation of more than `max_length` tokens, or a
+            `batch_size` below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -109,7 +117,7 @@ _Contexts = list[tuple[Tokens, list[tuple[int, Tokens]]]]
 def _by_prefix(
     groups: Sequence[Sequence[Request]], max_length: int
 ) -> tuple[list[tuple[Tokens, _Contexts]], _Contexts]:
-    """Prefixes worth reading by themselves with their contexts, and the contexts that share none."""
+    """Return the prefixes worth a pass of their own with their contexts, and the contexts that share none."""
     sharing: list[tuple[Tokens, _Contexts]] = []
     alone: _Contexts = []
     first = 0
@@ -129,7 +137,7 @@ _ByContext = dict[Tokens, list[tuple[int, Tokens]]]
 
 
 def _by_context(requests: Sequence[Request], first: int, max_length: int) -> tuple[_ByContext, _ByContext]:
-    """Requests, numbered from `first`, whose context is whole; and those whose context lost tokens on the left."""
+    """Group requests, numbered from `first`, by context: whole contexts, and those that lost tokens on the left."""
     whole: _ByContext = {}
     cut: _ByContext = {}
     for i, (context, continuation) in enumerate(requests, first):
@@ -145,13 +153,14 @@ def _by_context(requests: Sequence[Request], first: int, max_length: int) -> tup
 
 
 def _common_prefix(sequences: Sequence[Tokens]) -> Tokens:
-    # What the first and the last in lexicographic order share, all between them share.
+    # All sequences share what the lexicographically first and last share.
     first, last = min(sequences), max(sequences)
     return first[: n_common(first, last)]
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
+    """Put the model in evaluation mode. Restore its mode on exit."""
     was_training = model.training
     model.eval()
     try:
@@ -161,11 +170,11 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _read_prefix(model: Any, prefix: Tokens) -> KeysAndValues:
-    """Through the model's own attention; nothing where there is no prefix."""
+    """Return the prefix's keys and values from the model's own attention; nothing for an empty prefix."""
     if not prefix:
         return []
     input_ids = torch.tensor([prefix], device=model.device)
-    # Without a configuration the cache keeps every key of sliding-window layers too; the mask hides the old ones.
+    # Without a config the cache keeps all keys of sliding-window layers. The mask hides the old ones.
     cache = DynamicCache()
     nowhere = torch.zeros_like(input_ids, dtype=torch.bool)
     model(input_ids, past_key_values=cache, use_cache=True, logits_to_keep=nowhere)
@@ -174,7 +183,7 @@ def _read_prefix(model: Any, prefix: Tokens) -> KeysAndValues:
 
 
 def _batches(trees: list[Tree], most: int) -> Iterator[list[Tree]]:
-    """The trees, longest first, in batches of at most `most` tokens, or of one tree."""
+    """Yield the trees, longest first, in batches of at most `most` tokens. A larger tree is its own batch."""
     batch: list[Tree] = []
     for tree in sorted(trees, key=len, reverse=True):
         if batch and sum(map(len, batch)) + len(tree) > most:
@@ -185,13 +194,13 @@ def _batches(trees: list[Tree], most: int) -> Iterator[list[Tree]]:
 
 
 def _score(model: Any, packed: Packed) -> dict[int, tuple[float, bool]]:
-    """Request -> (log-likelihood, is greedy) of all that `packed` predicts."""
+    """Return request -> (log-likelihood, is greedy) for all predictions of `packed`."""
     pairs = [pair for pairs in packed.predicted.values() for pair in pairs]
     places, tokens = torch.tensor(pairs, device=model.device).T
     keep = torch.zeros_like(packed.input_ids, dtype=torch.bool)
     keep[0, places] = True
     rows = (keep[0].cumsum(0) - 1)[places]
-    # A mask of two dimensions gives logits (rows, vocabulary) from contiguous hidden states.
+    # A mask of two dimensions gives logits (rows, vocabulary), from contiguous hidden states.
     logits = model(
         packed.input_ids,
         position_ids=packed.position_ids,

@@ -1,7 +1,7 @@
-"""Multiple-choice scoring by lm-eval: its prompts, its evaluator, our items and one line per answer.
+"""Multiple-choice scoring by lm-eval: its prompts and evaluator, our items, one line per answer.
 
-The only module that imports lm_eval, and only where it is used. Reference: EleutherAI
-lm-evaluation-harness 0.4.13, `lm_eval.evaluator.evaluate` over `lm_eval.models.huggingface.HFLM`.
+Only this module imports lm_eval, inside its functions. Reference: EleutherAI lm-evaluation-harness 0.4.13,
+`lm_eval.evaluator.evaluate` over `lm_eval.models.huggingface.HFLM`.
 """
 
 from __future__ import annotations
@@ -50,25 +50,31 @@ def multiple_choice(
 ) -> Scored:
     """Score `items` under the prompts of lm-eval's own MMLU tasks, one task per subject.
 
-    `model` is a loaded causal LM, bare or inside a PeftModel, on any device; `task` one of FAMILIES;
-    `items` dicts of subject, question, choices (4 strings), answer (0-3) and split: "test" items are
-    scored, a subject's first `num_fewshot` "dev" items are its exemplars. `batch_size` is in sequences,
-    `max_length` in tokens: longer prompts lose tokens on the left, as lm-eval does it.
-
     Log-probabilities are summed over a choice's tokens, in nats, from a float32 softmax (lm-eval's
-    `softmax_dtype`; in bfloat16 the sums of long choices would be rounded to steps of 0.25).
+    `softmax_dtype`). bfloat16 would round the sums of long choices to steps of 0.25.
 
-    Returns `items`, one line per test item in the order given: item (hash of subject, question and
-    choices), subject, answer, predicted, logprob_0..3, and for the continuation form predicted_norm, the
-    argmax of log-probability per character (lm-eval's acc_norm). Metrics: acc, acc_norm (continuation),
-    truncated (items whose prompt was cut). `tokens` counts what went through the model, padding left out: what
-    a subject's prompts begin with in common (header and exemplars) once a subject, the rest of each prompt once,
-    and a choice's own words. A prompt that is cut shares no beginning. Where `evaluation.loglikelihood.supports`
-    does not know the model, stock HFLM reads every distinct sequence by itself: a prompt once in the letter
-    form, once per choice in the continuation form.
+    Args:
+        model: a loaded causal LM, bare or inside a PeftModel, on any device.
+        task: one of FAMILIES.
+        items: dicts of subject, question, choices (4 strings), answer (0-3) and split. "test" items are scored.
+            A subject's first `num_fewshot` "dev" items are its exemplars.
+        batch_size: in sequences.
+        max_length: in tokens. Longer prompts lose tokens on the left, as in lm-eval.
 
-    Raises ValueError on an unknown task or subject, malformed items or too few exemplars, and RuntimeError
-    where a log-probability is not finite or lm-eval's accuracy disagrees with the answers returned.
+    Returns:
+        `items`, one line per test item in the order given: item (hash of subject, question and choices), subject,
+        answer, predicted, logprob_0..3. The continuation form adds predicted_norm, the argmax of log-probability
+        per character (lm-eval's acc_norm).
+        Metrics: acc, acc_norm (continuation), truncated (items whose prompt was cut).
+        `tokens` counts what went through the model, without padding. The common beginning of a subject's prompts
+        (header and exemplars) counts once a subject, the rest of each prompt once, and a choice's own words. A
+        prompt that is cut shares no beginning. Where `evaluation.loglikelihood.supports` refuses the model, stock
+        HFLM reads every distinct sequence by itself. That is a prompt once in the letter form, and once per choice
+        in the continuation form.
+
+    Raises:
+        ValueError: an unknown task or subject, malformed items or too few exemplars.
+        RuntimeError: a log-probability is not finite, or lm-eval's accuracy disagrees with the answers returned.
     """
     _check_items(items, num_fewshot)
     test = [item for item in items if item["split"] == "test"]
@@ -97,7 +103,7 @@ def multiple_choice(
 
 
 def _check_items(items: Sequence[dict[str, Any]], num_fewshot: int) -> None:
-    """Raises ValueError where lm-eval would stop late, or not at all."""
+    """Raise ValueError for items on which lm-eval would fail late, or not at all."""
     for item in items:
         if item["split"] not in ("test", "dev"):
             raise ValueError(f"expected the split 'test' or 'dev', got {item['split']!r}")
@@ -115,10 +121,10 @@ def _check_items(items: Sequence[dict[str, Any]], num_fewshot: int) -> None:
 
 
 def _tasks(family: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> dict[str, Any]:
-    """lm-eval's own task object for each subject, its dataset replaced by our items.
+    """Return lm-eval's own task object for each subject, with our items as its dataset.
 
-    The templates are read from the installed package; only the family's folder is indexed, because
-    lm-eval's default of indexing every task that it ships takes seconds.
+    The templates come from the installed package. Only the family's folder is indexed, because indexing all of
+    lm-eval's tasks takes seconds.
     """
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
@@ -148,14 +154,14 @@ def _tasks(family: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> di
             return dataset
 
         members.append({"task": name, "custom_dataset": ours, "num_fewshot": num_fewshot})
-    # Only as a group's member does lm-eval lay our keys over the subject's own YAML.
+    # lm-eval merges our keys into the subject's own YAML only for members of a group.
     return manager.load([{"group": f"{family}_items", "task": members}])["tasks"]
 
 
 def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int) -> Any:
-    """What answers lm-eval's requests; it counts `tokens` and `truncated_items` as it goes.
+    """Return the model that answers lm-eval's requests. It counts `tokens` and `truncated_items` as it goes.
 
-    Models that `evaluation.loglikelihood` supports are read by it, subject by subject; all others by stock HFLM.
+    `evaluation.loglikelihood` reads the models that it supports, subject by subject. Stock HFLM reads the others.
     """
     from lm_eval.models import huggingface
 
@@ -197,7 +203,7 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int
 
 
 def _answers(test: list[dict[str, Any]], samples: dict[str, list[dict[str, Any]]], pattern: str) -> pd.DataFrame:
-    """One line per test item, in the order of `test`, from lm-eval's logged samples."""
+    """Return one line per test item, in the order of `test`, from lm-eval's logged samples."""
     import numpy as np
     import pandas as pd
 
@@ -221,13 +227,13 @@ def _answers(test: list[dict[str, Any]], samples: dict[str, list[dict[str, Any]]
 
 
 def _item_id(item: dict[str, Any]) -> str:
-    """The first 16 hex digits of sha256 over subject, question and choices."""
+    """Return the first 16 hex digits of sha256 over subject, question and choices."""
     content = json.dumps([item["subject"], item["question"], list(item["choices"])], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _checked_mean(answers: pd.DataFrame, metric: str, predicted: str, results: dict[str, Any], pattern: str) -> float:
-    """`metric` pooled over all items; raises RuntimeError where a subject's is not what lm-eval reports."""
+    """Return `metric` pooled over all items. Raises RuntimeError where a subject's differs from lm-eval's."""
     right: dict[str, list[bool]] = defaultdict(list)
     for subject, answer, prediction in zip(answers["subject"], answers["answer"], answers[predicted], strict=True):
         right[subject].append(answer == prediction)
@@ -240,7 +246,7 @@ def _checked_mean(answers: pd.DataFrame, metric: str, predicted: str, results: d
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval without its log lines and without the one progress bar that has no switch."""
+    """Silence lm-eval's log lines and its one progress bar that has no switch."""
     import lm_eval.api.task as task_module
     from tqdm import tqdm
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_id: int) -> pd.DataFrame:
-    """One line per example, in order: `nll`, summed over its labelled tokens (nats), and `tokens`, their number.
+    """Return one line per example, in order: `nll`, summed over labelled tokens (nats), and their number `tokens`.
 
     The log-softmax is taken in float32, at labelled positions only.
     """
@@ -42,7 +42,7 @@ def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_
 
 
 def mean_nll(rows: pd.DataFrame) -> float:
-    """Nats per labelled token over all rows of `row_nll`. Raises ValueError where it is not finite."""
+    """Return nats per labelled token over all rows of `row_nll`. Raises ValueError where it is not finite."""
     value = math.fsum(rows["nll"]) / sum(rows["tokens"])
     if not math.isfinite(value):
         raise ValueError(f"the NLL is {value}: the model's outputs are not finite")

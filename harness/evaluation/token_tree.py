@@ -1,7 +1,7 @@
-"""Token trees packed into one sequence, and the attention that sees them apart.
+"""Token trees packed into one sequence, with the attention that separates them.
 
-The continuations of one context form a tree under a tree attention mask (SpecInfer, arXiv 2305.09781); several
-trees may follow one prefix whose keys and values are kept (as in RadixAttention, arXiv 2312.07104).
+The continuations of one context form a tree under a tree attention mask (SpecInfer, arXiv 2305.09781).
+Several trees may follow one prefix whose keys and values are kept (as in RadixAttention, arXiv 2312.07104).
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def n_common(a: Tokens, b: Tokens) -> int:
+    """Return the length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class Tree:
     """A context and its continuations without their last tokens, as a tree of tokens in preorder.
 
-    depth: of each node, 0 at the root. end: the node after each one's subtree, so that node a is b or one of
-    b's ancestors where a <= b < end[a]. predicted: request -> (node, token that is predicted there).
+    depth: of each node, 0 at the root.
+    end: of each node, the first node after its subtree. Node a is b or an ancestor of b where a <= b < end[a].
+    predicted: request -> (node, token that is predicted there).
     """
 
     def __init__(self, context: Tokens, members: Sequence[tuple[int, Tokens]]) -> None:
@@ -45,7 +47,7 @@ class Tree:
         self.predicted: dict[int, list[tuple[int, int]]] = {}
         path: list[int] = []
         before: Tokens = ()
-        # In lexicographic order each sequence continues the one before, or leaves its branch for good.
+        # In lexicographic order, a branch that a sequence leaves is never entered again.
         for request, continuation in sorted(members, key=lambda member: member[1]):
             sequence = context + continuation[:-1]
             self._leave(path, n_common(before, sequence))
@@ -59,6 +61,7 @@ class Tree:
         self._leave(path, 0)
 
     def _leave(self, path: list[int], depth: int) -> None:
+        """Close the nodes of `path` from `depth` on: their subtrees end here."""
         for node in path[depth:]:
             self.end[node] = len(self.tokens)
         del path[depth:]
@@ -68,12 +71,11 @@ class Tree:
 
 
 class Packed:
-    """B trees one after another in one sequence of T tokens, and how attention takes them apart.
+    """B trees one after another in one sequence of T tokens, with the indices that attention needs.
 
-    Attention works on a grid of B x n nodes, n the longest tree's; the cells after a shorter tree's end repeat its
-    root and are never read. Keys and values are those of the P tokens of the prefix, then the tree's own.
-    Query heads that share a key-value head stand one after another as further queries of that head, so that
-    keys and values are never repeated.
+    Attention works on a grid of B x n nodes, where n is the longest tree's size. Cells after a shorter tree's end
+    repeat its root and are never read. Keys and values are those of the prefix's P tokens, then the tree's own.
+    Query heads that share a key-value head become further queries of that head. So keys and values need no copies.
     """
 
     def __init__(self, trees: list[Tree], n_prefix: int, prefix: KeysAndValues, model: Any) -> None:
@@ -102,7 +104,7 @@ class Packed:
         }
 
     def _index_rows(self, place: torch.Tensor, cell: torch.Tensor, model: Any) -> None:
-        """Rows of queries, keys and values in the grid, and of the grid's output in the packed sequence.
+        """Index the rows of queries, keys and values in the grid, and of the grid's output in the packed sequence.
 
         place: packed place of each cell, shape (B, n). cell: cell of each packed token, shape (T,).
         """
@@ -122,7 +124,10 @@ class Packed:
         self.key_shape = (batch, kv_heads, n_prefix + n, -1)
 
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """0 where a node may look, -inf elsewhere: at the prefix, its ancestors and itself, inside the window."""
+        """Return 0 where a node may look and -inf elsewhere.
+
+        A node sees the prefix, its ancestors and itself, inside the window.
+        """
         if window not in self._masks:
             batch, n = self._positions.shape
             allowed = torch.cat([torch.ones(batch, n, self._n_prefix, dtype=torch.bool), self._allowed], -1)
@@ -135,12 +140,13 @@ class Packed:
 
 
 def rows_of(states: torch.Tensor) -> torch.Tensor:
-    """(1, heads, tokens, head_dim) -> (tokens · heads, head_dim)."""
+    """Reshape (1, heads, tokens, head_dim) to (tokens · heads, head_dim)."""
     return states.transpose(1, 2).reshape(-1, states.shape[-1])
 
 
 @contextmanager
 def tree_attention(config: Any) -> Iterator[None]:
+    """Make the model attend over packed trees. Restore its attention implementation on exit."""
     before = config._attn_implementation
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
     config._attn_implementation = ATTENTION
@@ -163,10 +169,10 @@ def _attend(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of packed trees: query (1, heads, T, head_dim) -> output (1, T, heads, head_dim).
+    """Compute the attention of packed trees: query (1, heads, T, head_dim) -> output (1, T, heads, head_dim).
 
-    Where the scores are soft-capped, the formula is that of transformers' Gemma 2
-    (`eager_attention_forward`), which torch's fused attention has not.
+    Soft-capped scores follow transformers' Gemma 2 (`eager_attention_forward`), because torch's fused attention
+    has no soft cap.
     """
     keys, values = rows_of(key), rows_of(value)
     if packed.prefix:

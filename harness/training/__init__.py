@@ -1,1 +1,1 @@
-"""The one training path."""
+"""The one training path of all methods."""

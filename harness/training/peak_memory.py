@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work."""
+"""Measure the peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass
 class Peak:
-    """Filled when the block ends. `kind` says what was measured."""
+    """The peak in bytes, filled in when the block ends. `kind` says what was measured."""
 
     bytes: int = 0
     kind: str = ""
@@ -21,12 +21,12 @@ class Peak:
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """CUDA's peak of allocated memory, or the peak resident set, over what was there at the start.
+    """Measure CUDA's peak of allocated memory, or the peak resident set, above the level at the start.
 
-    So the weights do not count, whoever else's lie beside them; gradients, optimiser and activations do.
+    So weights that were there before do not count. Gradients, optimiser state and activations do.
 
-    Linux forgets the process's earlier peak when "5" is written to clear_refs; elsewhere the earlier
-    peak hides a lower one, and `kind` says so.
+    Linux forgets the process's earlier peak when "5" is written to clear_refs. On other systems an earlier peak
+    hides a lower one, and `kind` says so.
     """
     import torch
 
@@ -54,13 +54,14 @@ def peak_memory() -> Iterator[Peak]:
 
 
 def _return_freed_memory() -> None:
-    """Give freed memory back to the system, or later work would reuse it and seem to need none."""
+    """Return freed memory to the system. Otherwise later work would reuse it and seem to need none."""
     gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 
 def _status_bytes(field: str) -> int:
+    """Return a field of /proc/self/status in bytes. Raises KeyError where it is missing."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024

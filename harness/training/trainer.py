@@ -1,4 +1,4 @@
-"""The one training path: transformers' Trainer on accelerate, for every method, pilot and probe."""
+"""The one training path of every method, pilot and probe: transformers' Trainer on accelerate."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class NonFiniteLoss(Exception):
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What `train` needs beside the model.
+    """The inputs of `train` beside the model.
 
-    folder: holds checkpoints while training runs; a killed run resumes from the newest one.
-    bf16: compute under bfloat16 autocast.
+    folder: holds checkpoints while training runs. A killed run resumes from the newest one.
+    bf16: whether to compute under bfloat16 autocast.
     """
 
     examples: Sequence[Example]
@@ -62,7 +62,7 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     checkpoint = _newest_checkpoint(job.folder)
     with peak_memory() as peak:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # accelerate's autocast wrapper goes: the model computes as it will when it comes back from disk.
+    # Remove accelerate's autocast wrapper, so that the model computes as after loading from disk.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
     seconds = clock.seconds()
@@ -85,12 +85,12 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
 
 
 def discard_checkpoints(folder: Path) -> None:
-    """Remove what a resumed training would need: the training is done and kept."""
+    """Remove the checkpoints of a finished training."""
     shutil.rmtree(_checkpoints(folder), ignore_errors=True)
 
 
 class _Trainer(Trainer):
-    """Trainer that computes logits only where there is a label, in an order of rows that a resumed epoch repeats."""
+    """A Trainer that computes logits only at labels, and repeats the order of rows when an epoch is resumed."""
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, inputs | at_labels(inputs), *args, **kwargs)
@@ -103,7 +103,7 @@ class _Trainer(Trainer):
         return _EpochLengthGroupedSampler(per_step, lengths, self.args.data_seed or 0)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """PEFT raises adapters to float32 on the way; the choice made for them stands."""
+        """Load the checkpoint and restore the parameters' dtypes. PEFT raises adapters to float32 on the way."""
         dtypes = {name: p.dtype for name, p in self.model.named_parameters()}  # pyright: ignore[reportOptionalMemberAccess]
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         for name, p in self.model.named_parameters():  # pyright: ignore[reportOptionalMemberAccess]
@@ -111,7 +111,7 @@ class _Trainer(Trainer):
 
 
 class _EpochLengthGroupedSampler(LengthGroupedSampler):
-    """transformers' sampler draws from the global random state, which a resumed training does not share."""
+    """A length-grouped sampler seeded by epoch. transformers' own uses global random state, which resuming loses."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
         self.order = torch.Generator()
@@ -124,7 +124,7 @@ class _EpochLengthGroupedSampler(LengthGroupedSampler):
 
 
 class _Clock(TrainerCallback):
-    """Seconds across resumptions, checkpoints, progress, and a stop at a non-finite loss."""
+    """Count seconds across resumptions, ask for checkpoints, report progress, and stop at a non-finite loss."""
 
     def __init__(self, job: TrainJob):
         self.job = job
@@ -137,8 +137,8 @@ class _Clock(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self.job.settings.gradient_checkpointing:
-            # Only reentrant checkpoints need embeddings with gradients; ours are not, and with them the backward
-            # would go through the layers below the lowest one that is trained.
+            # Only reentrant checkpoints need gradients at the embeddings, and ours are not reentrant.
+            # With them the backward would pass through all layers below the lowest trained one.
             model.disable_input_require_grads()
         self.start = time.perf_counter()
 
@@ -184,7 +184,7 @@ def _arguments(job: TrainJob) -> TrainingArguments:
         activation_checkpointing=settings.gradient_checkpointing,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a NaN must be seen, not replaced by the running mean
-        save_strategy="no",  # the clock asks for checkpoints: none is written after the last step
+        save_strategy="no",  # _Clock asks for checkpoints, and for none after the last step
         save_total_limit=1,
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,
@@ -201,6 +201,6 @@ def _checkpoints(folder: Path) -> Path:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole: its state is the last file the Trainer writes."""
+    """Return the newest complete checkpoint. elapsed.json marks it, the last file to be written."""
     found = [path for path in _checkpoints(folder).glob("checkpoint-*") if (path / "elapsed.json").exists()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

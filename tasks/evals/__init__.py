@@ -1,1 +1,1 @@
-"""Evaluations: one file each."""
+"""The evaluations, one file each."""

@@ -1,4 +1,4 @@
-"""MMLU (Hendrycks et al., arXiv 2009.03300): where its questions come from, and its categories."""
+"""MMLU (Hendrycks et al., arXiv 2009.03300): its questions, categories and scores."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ MEDICAL = (
 
 
 def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
-    """The questions to score (split "test") and, with `fewshot`, the exemplars (split "dev").
+    """Return the questions to score (split "test") and, with `fewshot`, the exemplars (split "dev").
 
     The embedded questions are those of lm-eval's wheel. `questions_per_subject` keeps a subject's first
-    questions by content hash, the same on every machine and from every source.
+    questions by content hash. They are the same on every machine and from every source.
 
-    Raises UsageError where exemplars are wanted of the embedded questions, which are themselves the dev rows.
+    Raises:
+        UsageError: exemplars are wanted of the embedded questions, which are themselves the dev rows.
     """
     source = inputs.source
     if source.kind == "embedded":
@@ -51,6 +52,7 @@ def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
 
 
 def _read(inputs: EvaluationInputs, split: str) -> list[dict[str, Any]]:
+    """Read the rows of a split. Raises UsageError for a row that is no MMLU question."""
     rows = inputs.source.read(file=f"mmlu_{split}", hub="cais/mmlu", columns=COLUMNS, name="all", split=split)
     found = [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
     known = categories()
@@ -64,7 +66,7 @@ def _read(inputs: EvaluationInputs, split: str) -> list[dict[str, Any]]:
 
 
 def _first_questions(rows: list[dict[str, Any]], n: int | None) -> list[dict[str, Any]]:
-    """`n` questions of each subject (None takes all), ordered by subject, then by content hash."""
+    """Return `n` questions of each subject (None takes all), ordered by subject, then by content hash."""
     by_subject: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: (row["subject"], _content_hash(row))):
         by_subject.setdefault(row["subject"], []).append(row)
@@ -76,10 +78,10 @@ def _content_hash(row: dict[str, Any]) -> str:
 
 
 def embedded() -> Iterator[dict[str, Any]]:
-    """The MMLU dev questions in lm-eval's wheel, as items to score.
+    """Yield the MMLU dev questions in lm-eval's wheel, as items to score.
 
-    They are the exemplars of its chain-of-thought task: a question with its choices "(A) ... (D) ...", and
-    a target that ends in the answer. 0.4.13 holds 282 of the 285; the one with five choices is left out.
+    They are the exemplars of its chain-of-thought task. Each holds a question with its choices "(A) ... (D) ...",
+    and a target that ends in the answer. 0.4.13 holds 282 of the 285; one question has five choices and is left out.
     """
     for subject in _configs("flan_cot_fewshot"):
         for sample in subject["fewshot_config"]["samples"]:
@@ -97,7 +99,7 @@ def embedded() -> Iterator[dict[str, Any]]:
 
 
 def categories() -> dict[str, str]:
-    """Subject -> stem, humanities, social_sciences or other, as lm-eval's task files are tagged."""
+    """Return subject -> stem, humanities, social_sciences or other, from the tags in lm-eval's task files."""
     return {
         subject["dataset_name"]: subject["tag"].removeprefix("mmlu_").removesuffix("_tasks")
         for subject in _configs("default")
@@ -105,7 +107,7 @@ def categories() -> dict[str, str]:
 
 
 def _configs(folder: str) -> Iterator[dict[str, Any]]:
-    """The subjects' YAML files in lm-eval's wheel, found without importing it."""
+    """Yield the subjects' YAML files in lm-eval's wheel, found without importing it."""
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise UsageError("MMLU needs the package lm-eval, which is not installed")
@@ -115,13 +117,13 @@ def _configs(folder: str) -> Iterator[dict[str, Any]]:
 
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]], task: str, num_fewshot: int) -> Scored:
-    """lm-eval's score of `items` under its `task`, summarised."""
+    """Return lm-eval's score of `items` under its `task`, with the metrics of `summarise`."""
     scored = inputs.multiple_choice(task, items, num_fewshot)
     return Scored(score=summarise(scored), items=scored.items)
 
 
 def summarise(scored: Scored) -> Score:
-    """Adds acc_<category>, acc_medical and acc_subject_<name>, from the same answers.
+    """Add acc_<category>, acc_medical and acc_subject_<name>, from the same answers.
 
     Each pools over items, as lm-eval's group scores do. A category or subset without items has no metric.
     """

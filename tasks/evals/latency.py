@@ -1,4 +1,4 @@
-"""Inference latency: seconds to read the same validation rows again and again (median ms per token)."""
+"""Inference latency (median ms per token) over repeated readings of the same validation rows."""
 
 import statistics
 import time
@@ -18,7 +18,7 @@ def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
 
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
-    """Metrics: ms_per_token (median over the readings) and its quartiles. One line per reading."""
+    """Measure ms_per_token: the median over the readings, and its quartiles. Returns one line per reading."""
     rows = [
         Row(item["prompt"], item["completion"], item["domain"], item["task"]) for item in items if item["repeat"] == 0
     ]

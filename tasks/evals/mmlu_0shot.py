@@ -1,4 +1,4 @@
-"""MMLU, 0-shot: the letter A to D that the model finds likeliest, by lm-eval's own prompts."""
+"""MMLU, 0-shot: the model's likeliest letter A to D, by lm-eval's own prompts."""
 
 from __future__ import annotations
 

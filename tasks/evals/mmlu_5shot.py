@@ -1,4 +1,4 @@
-"""MMLU, 5-shot: the letter A to D that the model finds likeliest after the subject's five dev questions."""
+"""MMLU, 5-shot: the model's likeliest letter A to D after the subject's five dev questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMLU, 0-shot continuation: the answer that the model finds likeliest, word for word, no choices shown."""
+"""MMLU, 0-shot continuation: the model's likeliest answer, word for word, with no choices shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NLL on held-out plain prose and its change against the base model: forgetting."""
+"""NLL on held-out plain prose and its change against the base model (forgetting)."""
 
 import math
 import time

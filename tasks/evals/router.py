@@ -19,10 +19,10 @@ def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
 
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
-    """A model without a router has no items and no metrics.
+    """Measure the gates. A model without a router has no items and no metrics.
 
-    max_gate is the mean over modules of the largest share of one expert (1/M if even), entropy that of the
-    tokens' mean entropy.
+    max_gate: the largest share of one expert, mean over modules (1/M if even).
+    entropy: the tokens' mean entropy in nats, mean over modules.
     """
     from floe_bench.harness.floe.tuner.gates import gate_statistics
     from floe_bench.harness.floe.tuner.layer import MoeLoraLayer
@@ -32,7 +32,7 @@ def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
         return Scored(Score(metrics={}, n_items=0, tokens=0, seconds=time.perf_counter() - start), pd.DataFrame())
     tokens = 0
     with gate_statistics(inputs.model) as gates:
-        for item in items:  # one row at a time: padding would count as tokens
+        for item in items:  # one row at a time, because padding would count as tokens
             row = Row(item["prompt"], item["completion"], item["domain"], item["task"])
             tokens += sum(inputs.nll([row])["tokens_read"].tolist())
     lines = [

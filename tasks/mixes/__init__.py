@@ -1,1 +1,1 @@
-"""Data mixes: one file each."""
+"""The data mixes, one file each."""

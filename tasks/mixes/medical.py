@@ -1,4 +1,4 @@
-"""GenMedGPT-5k, and from the hub iCliniq too: answers to patients' questions."""
+"""GenMedGPT-5k, plus iCliniq where the hub is the source: answers to patients' questions."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""dolly, flanv2, medical and code together, the paper's mixed-domain setting."""
+"""dolly, flanv2, medical and code together: the paper's mixed-domain setting (arXiv 2506.00495)."""
 
 from collections.abc import Iterator
 
