@@ -14,7 +14,7 @@ Name = Literal[
 ]
 
 ADAPTER_ENTRIES = 8
-"""Of each module's B, for the full Fisher over parameters: 768 of them for 32 layers of three modules."""
+"""Entries of each module's B in the full Fisher over parameters: 768 in all for 32 layers of three modules."""
 
 
 class Options(SampleOptions):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).absolute().parent.parent
-"""The folder of the package `floe_bench`: it holds harness/, baselines/ and tasks/."""
+"""The folder of the package `floe_bench`. It holds harness/, baselines/ and tasks/."""
 
 
 def checkout() -> Path | None:

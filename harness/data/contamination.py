@@ -13,10 +13,10 @@ from typing import Any
 from floe_bench.harness.contracts.rows import Row
 
 TEXT_FIELDS = ("question", "choices", "prompt", "completion", "text")
-"""What an item says to a model, in the order in which it says it."""
+"""The fields of an item that a model reads, in reading order."""
 
 NGRAM = 13
-"""Words in a row."""
+"""Length n of an n-gram, in consecutive words."""
 
 WORD = re.compile(r"[^\W_]+")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 PRINTABLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
-"""ASCII's visible characters: one token each in the byte tokenizer, so that text comes back as the same tokens."""
+"""ASCII's visible characters. Each is one token of the byte tokenizer, so text and tokens convert without loss."""
 PROMPT_LENGTH = 16
 
 

@@ -33,13 +33,13 @@ ADAPTERS = ("LORA", "MOE_LORA")
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 TOKENS_PER_SEQUENCE = 128
-"""Tokens of one forward pass = batch_size x this: 512 at batch size 4, the fastest of 256 to 2,048 on a CPU."""
+"""One forward pass reads batch_size x this: 512 tokens at batch size 4, the fastest of 256 to 2,048 on a CPU."""
 
 WORTH_READING_APART = 128
-"""Tokens that a shared prefix must save: less does not pay for a forward pass and for batches of its own."""
+"""Least number of tokens that reading a shared prefix separately must save. Less does not pay for its own passes."""
 
 Request = tuple[Sequence[int], Sequence[int]]
-"""Token ids of a context and of the continuation to be scored."""
+"""Token ids of a context and of the continuation to score."""
 
 
 class Answers(NamedTuple):
@@ -111,7 +111,7 @@ def loglikelihoods(model: Any, groups: Sequence[Sequence[Request]], max_length: 
 
 
 _Contexts = list[tuple[Tokens, list[tuple[int, Tokens]]]]
-"""Contexts as the model reads them, each with (index of the request, continuation) of those that have it."""
+"""Contexts as the model reads them, each with the (request index, continuation) pairs that follow it."""
 
 
 def _by_prefix(

@@ -33,10 +33,10 @@ FAMILIES = {
     "mmlu": ("default", "mmlu_{subject}"),
     "mmlu_continuation": ("continuation", "mmlu_{subject}_continuation"),
 }
-"""lm-eval's family of tasks -> its folder under lm_eval/tasks/mmlu, and the name of a subject's task."""
+"""lm-eval's family of tasks -> its folder under lm_eval/tasks/mmlu, and the name pattern of a subject's task."""
 
 DOC_COLUMNS = ("question", "subject", "choices", "answer")
-"""What one row of the hub's cais/mmlu holds."""
+"""The columns of the hub's cais/mmlu."""
 
 
 def multiple_choice(

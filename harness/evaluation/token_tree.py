@@ -16,15 +16,15 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "token_tree"
-"""Name under which transformers knows the attention function while it is in use.
+"""Name of the attention function in transformers while it is in use.
 
-It must have no entry in transformers' ALL_MASK_ATTENTION_FUNCTIONS: then no mask of transformers' own is built.
+It must have no entry in ALL_MASK_ATTENTION_FUNCTIONS, so that transformers builds no mask of its own.
 """
 
 Tokens = tuple[int, ...]
 
 KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
-"""Per layer, the prefix's keys (after the rotary embedding) and values, shape (length · key-value heads, head_dim)."""
+"""The prefix's keys (after the rotary embedding) and values per layer, (length · key-value heads, head_dim) each."""
 
 
 def n_common(a: Tokens, b: Tokens) -> int:

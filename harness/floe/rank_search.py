@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 STUDY_NAME = "floe-rank-search"
 
 REDUCTION_FACTOR = 4
-"""η of successive halving: about the best quarter of the trials goes on to the next share. Every rank is judged anew
-at each share, so a milder cut (2 or 3) saves little; 4 is also the default of Optuna and of ASHA (arXiv 1810.05934)."""
+"""η of successive halving: about the best quarter of the trials continues at the next share.
+
+Every rank is trained anew at each share, so a milder cut (2 or 3) saves little. 4 is also the default of Optuna
+and of ASHA (arXiv 1810.05934).
+"""
 
 
 @dataclass(frozen=True)

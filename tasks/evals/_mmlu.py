@@ -25,7 +25,7 @@ MEDICAL = (
     "medical_genetics",
     "professional_medicine",
 )
-"""MMLU's part of MultiMedQA (Singhal et al., arXiv 2212.13138)."""
+"""The MMLU subjects in MultiMedQA (Singhal et al., arXiv 2212.13138)."""
 
 
 def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:

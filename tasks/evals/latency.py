@@ -9,7 +9,7 @@ import pandas as pd
 from floe_bench import EvaluationInputs, Row, Score, Scored
 
 ROWS, REPEATS = 4, 12
-"""Rows of the first mix in one batch; timed readings, after one that is not counted."""
+"""Number of rows of the first mix in one batch, and of timed readings. One earlier reading is not counted."""
 
 
 def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:

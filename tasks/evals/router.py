@@ -9,7 +9,7 @@ import pandas as pd
 from floe_bench import EvaluationInputs, Row, Score, Scored
 
 ROWS = 2
-"""Validation rows read of each mix: hundreds of tokens, each a draw of the gate."""
+"""Validation rows read of each mix. They hold hundreds of tokens, and each token gives one gate."""
 
 
 def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
