@@ -31,7 +31,7 @@ class MixData:
         return digest([[vars(row) for row in part] for part in (self.train, self.validation)])
 
 
-def _fraction_of(text: str) -> float:
+def _hash_fraction(text: str) -> float:
     """Return a number in [0, 1) that depends on the text's content alone, so it is the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
@@ -42,7 +42,7 @@ def _normalised(text: str) -> str:
 
 def _is_validation(text: str, fraction: float) -> bool:
     """Assign a text to validation by its content alone: a prompt is on the same side in every mix that holds it."""
-    return _fraction_of("split:" + _normalised(text)) < fraction
+    return _hash_fraction("split:" + _normalised(text)) < fraction
 
 
 def split_settings(settings: Settings) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], li
 
 def sample(rows: Sequence[Row], n: int, seed: int, purpose: str = "sample") -> list[Row]:
     """Draw `n` rows without replacement (all, if there are fewer). Seed, purpose and content decide which."""
-    return sorted(rows, key=lambda row: _order(row, f"{purpose} {seed}"))[:n]
+    return sorted(rows, key=lambda row: _content_order(row, f"{purpose} {seed}"))[:n]
 
 
 def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list[Row]:
@@ -112,9 +112,9 @@ def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list
     return sample(rows, math.ceil(settings.pilot_fraction * len(rows) - 1e-9), seed, "pilot")
 
 
-def _order(row: Row, salt: str = "order") -> float:
+def _content_order(row: Row, salt: str = "order") -> float:
     """Return a row's place in the order that `salt` and its content decide, in [0, 1)."""
-    return _fraction_of(f"{salt}\0{row.prompt}\0{row.completion}")
+    return _hash_fraction(f"{salt}\0{row.prompt}\0{row.completion}")
 
 
 def _capped(rows: list[Row], n: int | None, message: str) -> list[Row]:
@@ -124,7 +124,7 @@ def _capped(rows: list[Row], n: int | None, message: str) -> list[Row]:
         UsageError: there are fewer than `n` rows, or none. `message` takes the number of rows.
     """
     by_domain: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=_order):
+    for row in sorted(rows, key=_content_order):
         by_domain[row.domain].append(row)
     in_turn = [row for row in chain.from_iterable(zip_longest(*by_domain.values())) if row is not None]
     if len(in_turn) < (n or 1):

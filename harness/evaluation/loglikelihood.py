@@ -23,7 +23,7 @@ from floe_bench.harness.evaluation.token_tree import (
     Packed,
     Tokens,
     Tree,
-    n_common,
+    common_prefix_length,
     rows_of,
     tree_attention,
 )
@@ -155,7 +155,7 @@ def _by_context(requests: Sequence[Request], first: int, max_length: int) -> tup
 def _common_prefix(sequences: Sequence[Tokens]) -> Tokens:
     # All sequences share what the lexicographically first and last share.
     first, last = min(sequences), max(sequences)
-    return first[: n_common(first, last)]
+    return first[: common_prefix_length(first, last)]
 
 
 @contextmanager
@@ -176,17 +176,17 @@ def _read_prefix(model: Any, prefix: Tokens) -> KeysAndValues:
     input_ids = torch.tensor([prefix], device=model.device)
     # Without a config the cache keeps all keys of sliding-window layers. The mask hides the old ones.
     cache = DynamicCache()
-    nowhere = torch.zeros_like(input_ids, dtype=torch.bool)
-    model(input_ids, past_key_values=cache, use_cache=True, logits_to_keep=nowhere)
+    no_logits = torch.zeros_like(input_ids, dtype=torch.bool)
+    model(input_ids, past_key_values=cache, use_cache=True, logits_to_keep=no_logits)
     layers: Any = cache.layers
     return [(rows_of(layer.keys), rows_of(layer.values)) for layer in layers]
 
 
-def _batches(trees: list[Tree], most: int) -> Iterator[list[Tree]]:
-    """Yield the trees, longest first, in batches of at most `most` tokens. A larger tree is its own batch."""
+def _batches(trees: list[Tree], max_tokens: int) -> Iterator[list[Tree]]:
+    """Yield the trees, longest first, in batches of up to `max_tokens` tokens. A larger tree is its own batch."""
     batch: list[Tree] = []
     for tree in sorted(trees, key=len, reverse=True):
-        if batch and sum(map(len, batch)) + len(tree) > most:
+        if batch and sum(map(len, batch)) + len(tree) > max_tokens:
             yield batch
             batch = []
         batch.append(tree)

@@ -150,10 +150,10 @@ def _tasks(family: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> di
             continue
         dataset = {"test": Dataset.from_list(splits["test"]), "dev": splits["dev"]}
 
-        def ours(dataset: dict[str, Any] = dataset, **_: Any) -> dict[str, Any]:
+        def our_dataset(dataset: dict[str, Any] = dataset, **_: Any) -> dict[str, Any]:
             return dataset
 
-        members.append({"task": name, "custom_dataset": ours, "num_fewshot": num_fewshot})
+        members.append({"task": name, "custom_dataset": our_dataset, "num_fewshot": num_fewshot})
     # lm-eval merges our keys into the subject's own YAML only for members of a group.
     return manager.load([{"group": f"{family}_items", "task": members}])["tasks"]
 

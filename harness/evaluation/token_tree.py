@@ -27,7 +27,7 @@ KeysAndValues = list[tuple[torch.Tensor, torch.Tensor]]
 """The prefix's keys (after the rotary embedding) and values per layer, (length · key-value heads, head_dim) each."""
 
 
-def n_common(a: Tokens, b: Tokens) -> int:
+def common_prefix_length(a: Tokens, b: Tokens) -> int:
     """Return the length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
@@ -50,7 +50,7 @@ class Tree:
         # In lexicographic order, a branch that a sequence leaves is never entered again.
         for request, continuation in sorted(members, key=lambda member: member[1]):
             sequence = context + continuation[:-1]
-            self._leave(path, n_common(before, sequence))
+            self._leave(path, common_prefix_length(before, sequence))
             for token in sequence[len(path) :]:
                 path.append(len(self.tokens))
                 self.depth.append(len(path) - 1)

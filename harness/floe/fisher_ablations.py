@@ -79,7 +79,7 @@ def parameter_diagonal(model: PeftModel, batches: Sequence[Batch]) -> Scores:
     """
     samples = sum(map(len, completion_tokens(batches)))
     experts = _active_experts(model)
-    layers = _layers(experts)
+    layers = _layer_numbers(experts)
     D = np.zeros(len(layers))
     with scoring(model):
         for gradients in _sample_gradients(model, batches, [each.B for each in experts]):
@@ -114,7 +114,7 @@ def adapter_fisher(
     """
     completion_tokens(batches)
     experts = _active_experts(model)
-    chosen = experts if modules is None else _named(experts, modules)
+    chosen = experts if modules is None else _experts_named(experts, modules)
     if entries is not None and entries < 1:
         raise ValueError(f"entries is {entries}; expected at least 1, or None for all.")
     values = [each.B.detach().flatten()[:entries].double().cpu().numpy() for each in chosen]
@@ -128,7 +128,7 @@ def adapter_fisher(
             torch.cat([gradient.flatten()[:entries].double().cpu() for gradient in of_sample]).numpy()
             for of_sample in _sample_gradients(model, batches, [each.B for each in chosen])
         ]
-    layers = _layers(experts)
+    layers = _layer_numbers(experts)
     return {
         "F": fisher_matrix(np.stack(gradients)),
         "J": np.concatenate([np.outer(of_B, layers == each.layer) for each, of_B in zip(chosen, values, strict=True)]),
@@ -210,11 +210,11 @@ def _active_experts(model: nn.Module) -> list[_Experts]:
     return experts
 
 
-def _layers(experts: Sequence[_Experts]) -> NDArray[np.int64]:
+def _layer_numbers(experts: Sequence[_Experts]) -> NDArray[np.int64]:
     return np.unique([each.layer for each in experts])
 
 
-def _named(experts: Sequence[_Experts], modules: Sequence[str]) -> list[_Experts]:
+def _experts_named(experts: Sequence[_Experts], modules: Sequence[str]) -> list[_Experts]:
     """Return the `experts` whose module path ends in one of the names in `modules`."""
 
     def fits(each: _Experts, name: str) -> bool:

@@ -162,7 +162,7 @@ def halving_search(
             _run_trial(study, objective, low, high, shares, values)
             # Store whole trials only: the pruner would count the values of an interrupted one.
             stored.add_trial(study.get_trials(deepcopy=False)[-1])
-        done = [_trial(trial, shares) for trial in study.get_trials(deepcopy=False)]
+        done = [_as_trial(trial, shares) for trial in study.get_trials(deepcopy=False)]
     return _best(done[:trials], low, high, shares)
 
 
@@ -218,7 +218,7 @@ def _run_trial(
     asked = study.ask()
     r = asked.suggest_int("r", low, high)
     asked.set_user_attr("reused", True)
-    for step, share in zip(_steps(shares), shares, strict=True):
+    for step, share in zip(_pruner_steps(shares), shares, strict=True):
         if (r, share) not in values:
             asked.set_user_attr("reused", False)
             values[r, share] = _finite(objective(r, share), r)
@@ -230,18 +230,18 @@ def _run_trial(
             return
 
 
-def _steps(shares: tuple[float, ...]) -> list[int]:
+def _pruner_steps(shares: tuple[float, ...]) -> list[int]:
     """Return the step to report for each share: Optuna's pruner ends its i-th rung at resource η^i."""
     return [REDUCTION_FACTOR**rung for rung in range(len(shares))]
 
 
 def _values(trial: "FrozenTrial", shares: tuple[float, ...]) -> dict[tuple[int, float], float]:
     """Return (rank, share) -> validation loss for every share that the trial was judged at."""
-    share_at = dict(zip(_steps(shares), shares, strict=True))
+    share_at = dict(zip(_pruner_steps(shares), shares, strict=True))
     return {(trial.params["r"], share_at[step]): value for step, value in trial.intermediate_values.items()}
 
 
-def _trial(trial: "FrozenTrial", shares: tuple[float, ...]) -> Trial:
+def _as_trial(trial: "FrozenTrial", shares: tuple[float, ...]) -> Trial:
     """Return Optuna's trial as a `Trial`, with the value at its largest share."""
     (r, share), value = max(_values(trial, shares).items(), key=lambda item: item[0])
     return Trial(trial.number, r, value, trial.user_attrs["reused"], share)

@@ -117,19 +117,19 @@ def select(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int)
         ValueError: shapes disagree; an entry is not finite; `fisher` is asymmetric; a Taylor value is
             negative; K is outside 1..L; the budget is not positive, or below every layer's Taylor importance.
     """
-    problem = _check(fisher, taylor, budget, max_layers)
+    problem = _checked_problem(fisher, taylor, budget, max_layers)
     greedy = _greedy(problem)
-    greedy_objective = objective(problem.fisher, _layers(greedy))
+    greedy_objective = objective(problem.fisher, _layer_numbers(greedy))
     chosen, least, moves = greedy, greedy_objective, 0
     for start in (greedy, _backward(problem)):
         end, end_moves = _refine(problem, start)
-        value = objective(problem.fisher, _layers(end))
+        value = objective(problem.fisher, _layer_numbers(end))
         if value < least - NOISE_RTOL * abs(least):
             chosen, least, moves = end, value, end_moves
     return Selection(
-        layers=_layers(chosen),
+        layers=_layer_numbers(chosen),
         objective=least,
-        greedy_layers=_layers(greedy),
+        greedy_layers=_layer_numbers(greedy),
         greedy_objective=greedy_objective,
         taylor_spent=float(problem.taylor[chosen].sum()),
         moves=moves,
@@ -168,7 +168,7 @@ def _backward(problem: _Problem) -> NDArray[np.bool_]:
     while chosen.sum() > 1:
         loss = 0.5 * fisher.diagonal() + gradient
         over_budget = taylor[chosen].sum() > problem.limit
-        score = _per_unit(loss, taylor) if over_budget else loss
+        score = _loss_per_taylor(loss, taylor) if over_budget else loss
         members = np.flatnonzero(chosen)
         least = members[score[members].argmin()]
         if not over_budget and chosen.sum() <= problem.max_layers and loss[least] > problem.noise[least]:
@@ -178,7 +178,7 @@ def _backward(problem: _Problem) -> NDArray[np.bool_]:
     return chosen
 
 
-def _per_unit(loss: NDArray[np.float64], taylor: NDArray[np.float64]) -> NDArray[np.float64]:
+def _loss_per_taylor(loss: NDArray[np.float64], taylor: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the loss per unit of Taylor (L), infinite for a layer without cost, so that it is kept."""
     with np.errstate(over="ignore"):
         return np.divide(loss, taylor, out=np.full(len(taylor), np.inf), where=taylor > 0)
@@ -212,11 +212,11 @@ def _refine(problem: _Problem, start: NDArray[np.bool_]) -> tuple[NDArray[np.boo
         moves += 1
 
 
-def _layers(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
+def _layer_numbers(chosen: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(chosen).tolist())
 
 
-def _check(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int) -> _Problem:
+def _checked_problem(fisher: ArrayLike, taylor: ArrayLike, budget: float, max_layers: int) -> _Problem:
     """Return the checked problem. Raises ValueError as `select` does."""
     matrix = _as_matrix(fisher)
     costs = np.asarray(taylor, dtype=np.float64)

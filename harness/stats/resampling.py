@@ -62,7 +62,7 @@ def bootstrap(clusters: Clusters, seed: int, confidence: float, resamples: int) 
         vectorized=True,
         n_resamples=resamples,
         batch=_batch(groups),
-        confidence_level=_expanded(confidence, groups),
+        confidence_level=_widened_level(confidence, groups),
         method="percentile",
         rng=seed,
     )
@@ -87,7 +87,7 @@ def crossed_bootstrap(seeds: Sequence[Clusters], seed: int, confidence: float, r
         vectorized=True,
         n_resamples=resamples,
         batch=_batch(groups),
-        confidence_level=_expanded(confidence, groups),
+        confidence_level=_widened_level(confidence, groups),
         method="percentile",
         rng=seed,
     )
@@ -112,7 +112,7 @@ def interval_over_seeds(seeds: Sequence[Clusters], seed: int, confidence: float,
     return Interval(min(resampled.low, float(t.low)), max(resampled.high, float(t.high)))
 
 
-def _expanded(confidence: float, groups: int) -> float:
+def _widened_level(confidence: float, groups: int) -> float:
     """Return the level that makes a percentile interval over few groups as wide as Student's t.
 
     A bootstrap distribution is too narrow by √((G-1)/G) and has normal tails. So use
@@ -129,19 +129,19 @@ def cluster_test(clusters: Clusters, seed: int) -> tuple[ClusterTest, float]:
     Uses all sign flips, or 9999 random ones (then p ≥ 0.0002). From 200 non-zero sums on it uses the t-test of
     the sums. It agrees with sign flips there and takes a fraction of the time.
     """
-    moved = clusters.sums[clusters.sums != 0]  # flipping a zero changes nothing
-    if len(moved) < 2:
+    nonzero = clusters.sums[clusters.sums != 0]  # flipping a zero changes nothing
+    if len(nonzero) < 2:
         return "sign flip", 1.0
-    if len(moved) >= T_TEST_CLUSTERS and spread(moved, scale=np.abs(moved).max()):
-        t_test: Any = stats.ttest_1samp(moved, 0.0)
+    if len(nonzero) >= T_TEST_CLUSTERS and spread(nonzero, scale=np.abs(nonzero).max()):
+        t_test: Any = stats.ttest_1samp(nonzero, 0.0)
         return "paired t", float(t_test.pvalue)
     result = stats.permutation_test(
-        (moved,),
+        (nonzero,),
         lambda sums, axis: sums.sum(axis),
         permutation_type="samples",
         vectorized=True,
         n_resamples=SIGN_FLIPS,
-        batch=_batch(len(moved)),
+        batch=_batch(len(nonzero)),
         rng=seed,
     )
     return "sign flip", float(result.pvalue)

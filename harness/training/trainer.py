@@ -50,13 +50,13 @@ class TrainJob:
 
 def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     """Train the parameters that require gradients, in place. Raises NonFiniteLoss."""
-    clock = _Clock(job)
+    monitor = _TrainingMonitor(job)
     trainer = _Trainer(
         model=model,
         args=_arguments(job),
         train_dataset=list(job.examples),  # pyright: ignore[reportArgumentType]
         data_collator=lambda examples: collate(examples, job.pad_token_id),
-        callbacks=[clock],
+        callbacks=[monitor],
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = _newest_checkpoint(job.folder)
@@ -65,7 +65,7 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
     # Remove accelerate's autocast wrapper, so that the model computes as after loading from disk.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
-    seconds = clock.seconds()
+    seconds = monitor.seconds()
     tokens = int(trainer.state.num_input_tokens_seen)
     trainable = [p for p in model.parameters() if p.requires_grad]
     return TrainOutcome(
@@ -123,7 +123,7 @@ class _EpochLengthGroupedSampler(LengthGroupedSampler):
         self.order.manual_seed(self.seed * 1_000_003 + epoch)
 
 
-class _Clock(TrainerCallback):
+class _TrainingMonitor(TrainerCallback):
     """Count seconds across resumptions, ask for checkpoints, report progress, and stop at a non-finite loss."""
 
     def __init__(self, job: TrainJob):
@@ -184,7 +184,7 @@ def _arguments(job: TrainJob) -> TrainingArguments:
         activation_checkpointing=settings.gradient_checkpointing,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a NaN must be seen, not replaced by the running mean
-        save_strategy="no",  # _Clock asks for checkpoints, and for none after the last step
+        save_strategy="no",  # _TrainingMonitor asks for checkpoints, and for none after the last step
         save_total_limit=1,
         include_num_input_tokens_seen="non_padding",
         remove_unused_columns=False,

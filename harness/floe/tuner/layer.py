@@ -135,7 +135,7 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
         result = self.base_layer(x.reshape(-1, self.in_features), *args, **kwargs)
         dtype = result.dtype
         for adapter_name in self.enabled_adapters:
-            weighted = self._weighted(adapter_name, x).flatten(0, -2)
+            weighted = self._gated_hidden(adapter_name, x).flatten(0, -2)
             experts = cast(nn.Linear, self.moe_lora_B[adapter_name]).weight
             if weighted.dtype == result.dtype:
                 result.addmm_(weighted, experts.to(dtype).T)
@@ -143,7 +143,7 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
                 result = result + nn.functional.linear(weighted, experts)
         return result.to(dtype).view(*x.shape[:-1], self.out_features)
 
-    def _weighted(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
+    def _gated_hidden(self, adapter_name: str, x: torch.Tensor) -> torch.Tensor:
         """Return m · (α/r) · w ⊗ A x (..., M·r). Its product with [B_1 … B_M] is the adapter's share of the output."""
         lora_A = cast(nn.Linear, self.moe_lora_A[adapter_name])
         x = self._cast_input_dtype(x, _compute_dtype(x, lora_A.weight))

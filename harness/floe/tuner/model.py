@@ -79,22 +79,22 @@ class MoeLoraModel(BaseTuner):
     ) -> None:
         config = cast(MoeLoraConfig, peft_config)
         sizes = {
-            "r": _matched(config.rank_pattern, current_key, config.r),
-            "lora_alpha": _matched(config.alpha_pattern, current_key, config.lora_alpha),
-            "num_experts": _matched(config.experts_pattern, current_key, config.num_experts),
+            "r": _value_for(config.rank_pattern, current_key, config.r),
+            "lora_alpha": _value_for(config.alpha_pattern, current_key, config.lora_alpha),
+            "num_experts": _value_for(config.experts_pattern, current_key, config.num_experts),
         }
         if isinstance(target, MoeLoraLayer):
             target.update_layer(adapter_name, config=config, **sizes)
             return
-        new_module = MoeLoraLinear(_checked(target, current_key), adapter_name, config=config, **sizes)
+        new_module = MoeLoraLinear(_as_plain_linear(target, current_key), adapter_name, config=config, **sizes)
         self._replace_module(parent, target_name, new_module, target)
 
 
-def _matched(pattern: dict[str, T], module_name: str, default: T) -> T:
+def _value_for(pattern: dict[str, T], module_name: str, default: T) -> T:
     return pattern.get(get_pattern_key(list(pattern), module_name), default)
 
 
-def _checked(target: nn.Module, module_name: str) -> nn.Linear:
+def _as_plain_linear(target: nn.Module, module_name: str) -> nn.Linear:
     """Return `target` as a plain nn.Linear. Raises ValueError that names its type otherwise."""
     if not isinstance(target, nn.Linear):
         raise ValueError(f"MoE-LoRA adapts nn.Linear modules, but {module_name} is a {_type_name(target)}.")
