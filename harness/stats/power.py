@@ -1,5 +1,6 @@
 """The smallest difference that a paired comparison of a given size can detect."""
 
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -50,7 +51,13 @@ def minimum_detectable_mean(n: int, sd: float, alpha: float = 0.05, power: float
     _check(alpha, power)
     if n < 2 or not 0 <= sd < np.inf:
         raise ValueError(f"n must be at least 2 and sd finite and not negative, got {n} and {sd}.")
-    return float(sd * TTestPower().solve_power(nobs=n, alpha=alpha, power=power)) if sd else np.nan
+    return float(sd * _detectable_effect(n, alpha, power)) if sd else np.nan
+
+
+@cache  # a report asks for a few sizes, many times each
+def _detectable_effect(n: int, alpha: float, power: float) -> float:
+    """The least mean in units of the sd."""
+    return TTestPower().solve_power(nobs=n, alpha=alpha, power=power)
 
 
 def _check(alpha: float, power: float) -> None:
