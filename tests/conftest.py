@@ -1,6 +1,8 @@
-"""What every test shares: one thread, no network, and the real data where it is."""
+"""What every test shares: one thread, no network, the real data where it is, and a process left as it was found."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,20 @@ os.environ |= {
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
 }
+
+
+@pytest.fixture(autouse=True)
+def libraries() -> Iterator[None]:
+    """What the command sets once for its process is put back. The garbage collector passes over what was imported.
+
+    A million objects of imported libraries are no garbage, and the trainer alone collects three times a training.
+    """
+    from .command import libraries_as_they_were  # imports the package, which must find the variables above
+
+    if gc.get_freeze_count() == 0:  # none yet, or a grid has thawed them
+        gc.freeze()
+    with libraries_as_they_were():
+        yield
 
 
 @pytest.fixture(scope="session")
