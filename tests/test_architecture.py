@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+from collections.abc import Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,25 +34,31 @@ LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 BENEATH_PLUGINS = ("errors", "floe", "spec", "contracts")
 
 
-def imports(file: Path) -> set[str]:
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
     """Absolute names of all that a file imports, wherever in the file."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = ("floe_bench", *file.relative_to(ROOT).parts)[: -node.level] if node.level else ()
             base = ".".join([*package, *([node.module] if node.module else [])])
             found |= {f"{base}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-def rooms(names: set[str]) -> set[str]:
+def rooms(names: Set[str]) -> set[str]:
     """The rooms of harness/ that the names lie in."""
     return {name.split(".")[2] for name in names if name.startswith("floe_bench.harness.") and name.count(".") >= 2}
 
 
-def strays(room: str, names: set[str]) -> set[str]:
+def strays(room: str, names: Set[str]) -> set[str]:
     """Rooms that a file of `room` must not import."""
     found = rooms(names) - {room}
     assert found <= LEVEL_OF.keys(), f"not in the table: {found - LEVEL_OF.keys()}"
@@ -112,11 +120,7 @@ SHARED = ("data", "model", "training", "evaluation", "store", "run", "cli", "spe
     "file", [p for room in SHARED for p in sorted((ROOT / "harness" / room).rglob("*.py"))], ids=str
 )
 def test_no_method_is_named_in_shared_code(file):
-    strings = {
-        node.value
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    strings = {node.value for node in nodes(file) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert not strings & set(registry.plugins("method"))
 
 
