@@ -142,14 +142,18 @@ def test_nothing_finished_gives_a_note(made):
 
 @pytest.mark.slow
 def test_the_pipeline_recovers_the_planted_layers_and_random_does_not(ran_experiment, tmp_path):
-    """Ten noiseless seeds; and the whole method, its rank search cut short, on the first."""
+    """Five noiseless seeds; and the whole method, its rank search cut short, on the first.
+
+    Random layers would be found on all five with a chance of 15⁻⁵. A pipeline that misses three in ten passes with
+    a chance of 17 %, as with nine of ten seeds.
+    """
     results, (table,) = ran_experiment(
         planted_layers, tmp_path, mixes="dolly", study__planted_counts=[2], study__planted_noises=[0.0],
-        study__planted_samples=[128], study__planted_seeds=10,
+        study__planted_samples=[128], study__planted_seeds=5,
     )  # fmt: skip
     found = table.frame.set_index("criterion")["found"]
-    assert table.frame["seeds"].eq(10).all()
-    assert found["pipeline, diagonal"] >= 9 and found["random"] <= 3, found.to_dict()
+    assert table.frame["seeds"].eq(5).all()
+    assert found["pipeline, diagonal"] == 5 and found["random"] <= 1, found.to_dict()
 
     cell = results.cells[0]
     short = {"search.trials": 2, "search.probe_rows": 16, "search.probe_validation_rows": 8}
