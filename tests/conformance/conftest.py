@@ -15,6 +15,8 @@ from floe_bench.harness.run.session import Session
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.store.folder import Store
 
+from ..questions import few_subjects
+
 
 @dataclass
 class Ran:
@@ -34,7 +36,8 @@ def tiny_bench(results: Path) -> Session:
 def run_once(bench: Session, method: str) -> Ran:
     cell = Cell(method=method, mix="dolly", seed=0)
     before = {name: tensor.clone() for name, tensor in bench.base.state_dict().items()}
-    return Ran(run_cell(bench, cell, identity_of(bench, cell)), bench, cell, before)
+    with few_subjects():
+        return Ran(run_cell(bench, cell, identity_of(bench, cell)), bench, cell, before)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.store.folder import Store
 from floe_bench.harness.store.results import StoredResults
 
+from ...questions import few_subjects
+
 
 @dataclass
 class MadeResults:
@@ -116,7 +118,8 @@ def ran_experiment() -> Callable[..., tuple[StoredResults, list[Table]]]:
     def run(experiment: ModuleType, folder: Path, **overrides: Any) -> tuple[StoredResults, list[Table]]:
         settings = profiles.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()})
         store, cells = Store(folder, "tiny"), experiment.cells(settings)
-        outcome = run_grid(Session(settings, store, lambda text: None), cells, Progress())
+        with few_subjects():
+            outcome = run_grid(Session(settings, store, lambda text: None), cells, Progress())
         assert outcome.failed == 0
         results = StoredResults(store, settings, cells, outcome.keys)
         made = experiment.tables(results)
