@@ -1,1 +1,1 @@
-"""What to run: settings, profiles, options of methods."""
+"""Say what to run: settings, profiles and the options of methods."""

@@ -1,4 +1,4 @@
-"""The base of all typed data: immutable, and strict about its fields."""
+"""Provide the base class of all typed data."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from pydantic import BaseModel
 
 
 class Data(BaseModel, frozen=True, extra="forbid"):
-    """Immutable data that is strict about its fields."""
+    """Hold immutable data; refuse fields that the class does not declare."""

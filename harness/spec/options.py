@@ -1,4 +1,4 @@
-"""A method's options."""
+"""Provide the base class of a method's options."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from floe_bench.harness.spec.base import Data
 
 
 class Options(Data):
-    """A method's options; a plugin subclasses it with typed, defaulted fields."""
+    """Hold a method's options. A plugin subclasses it with typed fields that have defaults."""
 
     def mixes(self) -> tuple[str, ...]:
-        """Mixes besides the cell's own whose rows the plan depends on."""
+        """Return the mixes, besides the cell's own, whose rows the plan depends on."""
         return ()
 
     def methods(self) -> tuple[str, ...]:
-        """Other methods whose plans this one's plan depends on."""
+        """Return the other methods whose plans this one's plan depends on."""
         return ()

@@ -1,7 +1,8 @@
-"""Every setting of a run, typed and checked. Profiles hold values; nothing else holds defaults.
+"""Define every setting of a run, typed and checked.
 
-The defaults below are the paper's, or METHOD's where the paper leaves a choice open
-(HydraLoRA's training script, arXiv 2404.19245).
+All defaults are here; profiles hold values that differ.
+The defaults are the paper's (arXiv 2506.00495). Where the paper leaves a choice open,
+they come from HydraLoRA's training script (arXiv 2404.19245) or are this project's own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 def _split_commas(value: Any) -> Any:
-    """`--set key=a,b` arrives as one string, `--set key=2` as a number."""
+    """Make a tuple of what `--set` gives: `key=a,b` arrives as one string, `key=2` as a number."""
     if isinstance(value, str):
         return tuple(part for part in value.split(",") if part)
     return (value,) if isinstance(value, int | float) else value
@@ -25,13 +26,13 @@ Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_
 
 
 class Section(BaseModel):
-    """A group of settings: immutable, and strict about names."""
+    """Group settings: immutable, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class ModelSettings(Section):
-    """Which base model, and how it is read."""
+    """Name the base model, and say how it is read."""
 
     id: str = Field(description="hub id of the weights")
     source: Literal["hub", "packaged", "random"] = "hub"
@@ -45,7 +46,10 @@ class ModelSettings(Section):
 
 
 class TeacherSettings(Section):
-    """Data whose right layers are known: sampled from a teacher, the base model with some layers changed."""
+    """Describe the teacher that data are sampled from, so that the right layers are known.
+
+    The teacher is the base model with some layers changed.
+    """
 
     layers: Annotated[tuple[int, ...], BeforeValidator(_split_commas)] = Field((), description="0-based, changed")
     scale: float = Field(1.0, ge=0, description="of the change, relative to the weights' norm")
@@ -58,7 +62,7 @@ class TeacherSettings(Section):
 
 
 class DataSettings(Section):
-    """Which rows are read, and how many of them serve for what."""
+    """Say which rows are read, and how many of them each purpose gets."""
 
     source: Literal["hub", "folder", "embedded", "teacher"] = "hub"
     teacher: TeacherSettings = Field(default_factory=TeacherSettings)  # pyright: ignore[reportArgumentType]
@@ -74,7 +78,7 @@ class DataSettings(Section):
 
 
 class AdapterSettings(Section):
-    """The adapter in PEFT's words."""
+    """Describe the adapter in PEFT's terms."""
 
     r: int = Field(4, ge=1)
     lora_alpha: float = Field(32, gt=0)
@@ -85,7 +89,7 @@ class AdapterSettings(Section):
 
 
 class TrainSettings(Section):
-    """The optimiser and its schedule; the same for every method."""
+    """Set the optimiser and its schedule, the same for every method."""
 
     learning_rate: float = Field(2e-4, gt=0)
     full_weights_dtype: Literal["float32", "model"] = Field(
@@ -110,7 +114,7 @@ class TrainSettings(Section):
 
 
 class SelectionSettings(Section):
-    """How many layers are adapted, and how much Taylor importance they may hold."""
+    """Bound the adapted layers: their number, and the Taylor importance that they hold together."""
 
     layer_fraction: float = Field(0.25, gt=0, le=1, description="K = ceil(layer_fraction * L)")
     taylor_budget: float | None = Field(
@@ -120,7 +124,7 @@ class SelectionSettings(Section):
 
 
 class SearchSettings(Section):
-    """The rank search's range and effort."""
+    """Set the range and the effort of the rank search."""
 
     r_min: int = Field(2, ge=1)
     r_max: int = Field(16, ge=1)
@@ -138,7 +142,7 @@ class SearchSettings(Section):
 
 
 class EvalSettings(Section):
-    """What is measured on every trained model."""
+    """Say what is measured on every trained model."""
 
     evals: Names = ("mmlu_0shot", "validation_nll", "pretrain_nll", "router")
     primary: str = Field("mmlu_0shot", description="the evaluation whose accuracy the main table shows")
@@ -148,7 +152,10 @@ class EvalSettings(Section):
 
 
 class StudySettings(Section):
-    """The grids of the experiments, and how their tables compare. Nothing here changes a cell's result."""
+    """Set the grids of the experiments, and how their tables compare methods.
+
+    Nothing here changes a cell's result.
+    """
 
     reference: str | None = Field(None, description="method that the others are compared with; None: the last one")
     confidence: float = Field(0.95, gt=0, lt=1, description="of every interval")
@@ -171,7 +178,7 @@ class StudySettings(Section):
 
 
 class Settings(Section):
-    """A profile, resolved: everything that a run depends on but its method, mix and seed."""
+    """Hold a resolved profile: all that a run depends on, except its method, mix and seed."""
 
     description: str
     methods: Names = Field(min_length=1)
@@ -187,7 +194,7 @@ class Settings(Section):
     study: StudySettings = Field(default_factory=StudySettings)  # pyright: ignore[reportArgumentType]
 
     def without_paths(self) -> Settings:
-        """The same settings without the folders of this machine, as a record keeps them."""
+        """Return the settings as a record keeps them, without the folders of this machine."""
         return self.model_copy(
             update={
                 "model": self.model.model_copy(update={"path": None}),

@@ -1,4 +1,4 @@
-"""Profiles: one TOML file each, and the loader that turns one and some overrides into Settings."""
+"""Load profiles, one TOML file each, and apply overrides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The profiles that exist."""
+    """Return the names of all profiles, sorted."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The profile's settings with dotted `overrides` ("train.epochs") put over them.
+    """Return the profile's settings with `overrides` applied; keys are dotted, such as "train.epochs".
 
-    Raises UsageError for an unknown profile or setting and for a value that is out of range.
+    Raises UsageError for an unknown profile or setting, and for a value out of range.
     """
     if name not in names():
         raise unknown("profile", name, names())
@@ -32,7 +32,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
 
 
 def vary(settings: Settings, overrides: Mapping[str, Any]) -> Settings:
-    """The settings with dotted `overrides` put over them. Raises UsageError as `load` does."""
+    """Return the settings with dotted `overrides` applied. Raises UsageError as `load` does."""
     return _with(settings.model_dump(), overrides) if overrides else settings
 
 
@@ -46,7 +46,10 @@ def _with(values: dict[str, Any], overrides: Mapping[str, Any]) -> Settings:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`--set key=value` arguments as a mapping; values are read as TOML where they are TOML."""
+    """Return the `--set key=value` arguments as key -> value.
+
+    A value is read as TOML; what is not TOML stays text. Raises UsageError where there is no `=` or no key.
+    """
     parsed = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -66,7 +69,7 @@ def _toml_value(text: str) -> Any:
 
 
 def setting_names(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
-    """Every dotted setting that `--set` knows."""
+    """Return the dotted names of all settings that `--set` knows."""
     found = []
     for key, field in section.model_fields.items():
         kind = field.annotation
