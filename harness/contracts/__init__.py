@@ -1,1 +1,1 @@
-"""What passes between rooms: typed, one file each."""
+"""Define the types that pass between rooms, one file each."""

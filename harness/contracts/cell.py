@@ -1,4 +1,4 @@
-"""One run of the grid, by name."""
+"""Name one run of the grid."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from floe_bench.harness.spec.base import Data
 
 
 class Cell(Data):
-    """One run of the grid.
+    """Name one run of the grid.
 
-    method: the canonical name with its options. varied: settings other than the profile's, by dotted name.
+    Attributes:
+        method: canonical name with its options.
+        mix: name of the data mix.
+        seed: seed of the run.
+        varied: (dotted name, value) of each setting that differs from the profile's.
     """
 
     method: str
@@ -23,7 +27,7 @@ class Cell(Data):
 
     @property
     def differences(self) -> list[str]:
-        """`varied` as text, settings too many to read as their number and a checksum."""
+        """Return `varied` as text. More than four settings become their number and a checksum."""
         if len(self.varied) > 4:
             return [f"{len(self.varied)} settings {crc32(repr(self.varied).encode()):08x}"]
         return [f"{key}={value}" for key, value in self.varied]

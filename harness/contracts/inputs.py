@@ -1,4 +1,4 @@
-"""What a method and an evaluation may ask of the engine."""
+"""Define what a method and an evaluation may ask of the engine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 Arrays = dict[str, "np.ndarray"]
 Batch = dict[str, Any]
 Scorer = Callable[..., Arrays]
-"""`scorer(model, batches, **parameters)`: named arrays; batches hold input_ids, attention_mask, labels."""
+"""`scorer(model, batches, **parameters)` returns named arrays. Batches hold input_ids, attention_mask, labels."""
 
 
 class MethodInputs(Protocol):
-    """All that a method may ask of the engine. Whatever it spends is charged to the method."""
+    """Offer what a method may ask of the engine. All that it spends is charged to the method.
+
+    Attributes:
+        settings: the cell's settings.
+        seed: the cell's seed.
+        n_layers: L, the number of the model's decoder layers.
+    """
 
     settings: Settings
     seed: int
@@ -37,35 +43,45 @@ class MethodInputs(Protocol):
         sample: Sample = OWN_ROWS,
         **parameters: Any,
     ) -> Arrays:
-        """Run `scorer(model, batches, **parameters)` over calibration batches, of plain text, or over none.
-        With `pilot`, on the base model with that adapter, trained on the pilot rows; else on the base model.
-        Pilot and calibration rows of the task come from `sample`; the parameters are JSON-able.
-        A dry run of `floe-bench plan` has no weights: where the arrays are not on disk yet, each is ones(L).
+        """Run `scorer(model, batches, **parameters)` and return its arrays.
+
+        A dry run (`floe-bench plan`) has no weights. Arrays that are not on disk yet are ones(L) there.
+
+        Args:
+            scorer: function of the model and the batches.
+            on: "task" gives batches of calibration rows, "pretrain" of plain text, "nothing" none.
+            pilot: adapter to train on the pilot rows first. Without it the base model is measured.
+            sample: rows that the task's pilot and calibration rows come from.
+            parameters: JSON-able arguments of the scorer.
         """
         ...
 
     def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
-        """Validation NLL (nats/token) after a short adaptation; the base model is left as it was.
+        """Return the validation NLL (nats per token) after a short adaptation.
 
-        Trained on the first share of its rows; judged on training rows that no probe trains on, the same ones always.
+        It trains on the first `share` of the probe's rows. It is judged on training rows that no probe trains on.
+        These are always the same. The base model is left as it was.
         """
         ...
 
     def trainable(self, peft_config: PeftConfig) -> int:
-        """Parameters that training `peft_config` on this model would train."""
+        """Return the number of parameters that training `peft_config` on this model would train."""
         ...
 
     def planned_trainable(self, method: str) -> int:
-        """Parameters that another method's plan trains on this cell. Its planning is not charged to this one."""
+        """Return the number of parameters that another method's plan trains on this cell.
+
+        That method's planning is not charged to this one.
+        """
         ...
 
     def workspace(self, purpose: str) -> Path | None:
-        """A folder that survives a killed run, for a search's own storage; None in a dry run."""
+        """Return a folder for a search's own storage, which survives a killed run. None in a dry run."""
         ...
 
 
 class EvaluationInputs(Protocol):
-    """All that an evaluation may ask of the engine."""
+    """Offer what an evaluation may ask of the engine."""
 
     settings: Settings
     source: RowSource
@@ -73,21 +89,27 @@ class EvaluationInputs(Protocol):
     tokenizer: Any
 
     def validation(self, mix: str) -> list[Row]:
-        """The validation rows of a mix."""
+        """Return the validation rows of a mix."""
         ...
 
     def pretrain_text(self) -> list[Row]:
-        """Held-out passages of plain text."""
+        """Return the held-out passages of plain text."""
         ...
 
     def nll(self, rows: Sequence[Row]) -> pd.DataFrame:
-        """Per row: `nll` (summed over completion tokens, nats), `tokens` (how many), `tokens_read` (all)."""
+        """Score the rows; return one line per row.
+
+        Columns: `nll` (nats, summed over completion tokens), `tokens` (completion tokens), `tokens_read` (all tokens).
+        """
         ...
 
     def multiple_choice(self, task: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> Scored:
-        """lm-eval's own evaluation of `items` under the prompts of its task group `task`."""
+        """Evaluate `items` by lm-eval, with the prompts of its task group `task`."""
         ...
 
     def base(self) -> Score | None:
-        """The base model's score, where the evaluation sets `NEEDS_BASE = True`; None on the base model itself."""
+        """Return the base model's score, for an evaluation that sets `NEEDS_BASE = True`.
+
+        None on the base model itself.
+        """
         ...

@@ -1,4 +1,4 @@
-"""What checks find, and what is judged of the paper's claims."""
+"""Define findings of checks, claims of the paper, their evidence and verdicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ VerdictName = Literal["reproduced", "not reproduced", "underpowered", "not run"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found: in which cells (labels), and what, in a sentence with its numbers."""
+    """Hold one thing that a check found.
+
+    Attributes:
+        check: id of the check.
+        number: number of the check.
+        message: what was found, in a sentence with its numbers.
+        cells: labels of the cells where it was found.
+    """
 
     check: str
     number: int
@@ -26,10 +33,18 @@ class Finding:
 
 
 class Claim(Data):
-    """One claim of the paper, and what a verdict on it asks for.
+    """Hold one claim of the paper, and what a verdict on it asks for.
 
-    experiment: whose records are the evidence. Those of `methods` and `mixes` count, where these are given.
-    records: the least number of finished records that count. seeds: the least number of whole seeds.
+    Attributes:
+        number: the claim's number, for good.
+        source: part of the paper that makes the claim.
+        paper: the paper's figure, where it gives one.
+        protocol: how the paper measured.
+        experiment: experiment whose records are the evidence.
+        methods: methods whose records count; empty for all.
+        mixes: mixes whose records count; empty for all.
+        records: least number of finished records that count.
+        seeds: least number of whole seeds.
     """
 
     number: int
@@ -43,14 +58,17 @@ class Claim(Data):
     seeds: int = 0
 
     def counts(self, cell: Cell) -> bool:
-        """Whether the verdict can rest on the cell; a method is named whole or by a pattern such as floe_layers*."""
+        """Return whether the cell counts for the claim.
+
+        An entry of `methods` is a whole name, or a pattern such as floe_layers*.
+        """
         of_method = not self.methods or any(fnmatchcase(cell.method, pattern) for pattern in self.methods)
         return of_method and (not self.mixes or cell.mix in self.mixes)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule found: `ours` is our figure with its interval, `why` the reason in a sentence."""
+    """Hold what a rule found: `ours` is our figure with its interval, `why` the reason in a sentence."""
 
     verdict: VerdictName
     ours: str
@@ -59,13 +77,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """An experiment's records, and the tables made of them."""
+    """Hold an experiment's records, and the tables made of them."""
 
     results: Results
     tables: Sequence[Table]
 
     def rows(self, id: str) -> list[dict[str, Any]]:
-        """The numbers of the table of that id, row by row; what is missing is None."""
+        """Return the numbers of the table `id`, row by row. A missing number is None."""
         import pandas as pd
 
         frame = next(table.frame for table in self.tables if table.id == id)
@@ -75,12 +93,15 @@ class Evidence:
         ]
 
     def behind(self, claim: Claim) -> list[Record]:
-        """The finished records that count for the claim."""
+        """Return the finished records that count for the claim."""
         return [record for record in self.results.records if claim.counts(record.cell)]
 
     def whole_seeds(self, claim: Claim) -> int:
-        """Seeds of which every cell of the grid that counts is finished, and among them, on every mix, every method
-        that the claim names whole."""
+        """Count the whole seeds. A seed is whole where:
+
+        - every cell of the grid that counts for the claim is finished, and
+        - these cells have, on every mix, every method that the claim names without a pattern.
+        """
         done = dict.fromkeys(record.cell for record in self.behind(claim)).keys()
         grid: dict[int, set[Cell]] = {}
         for cell in self.results.cells:

@@ -1,4 +1,4 @@
-"""What a method decides: the plan of what is trained, and the rows that planning draws from."""
+"""Define what a method decides: what is trained, and which rows planning draws from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """The training rows that planning draws from: pilot and calibration rows are samples of them.
+    """Name the training rows that pilot and calibration rows are drawn from.
 
-    mix: whose rows; None takes the cell's own mix.
-    part: (i, n), the i-th of n disjoint parts of them.
-    foreign: (mix, share), that share of them replaced by rows of another mix.
+    Attributes:
+        mix: whose rows; None takes the cell's own mix.
+        part: (i, n) takes the i-th of n disjoint parts of the rows.
+        foreign: (mix, share) replaces this share of the rows by rows of another mix.
     """
 
     mix: str | None = None
@@ -30,10 +31,13 @@ OWN_ROWS = Sample()
 
 
 class Selected(Data):
-    """What a selection of layers under a Taylor budget C had to spend, and what it reached.
+    """Hold the budget and the outcome of a layer selection (arXiv 2506.00495, layer selection).
 
-    taylor_budget: C. taylor_spent: Taylor importance of the layers, summed. objective: Fisher loss of leaving the
-    other layers out. greedy_objective: the same after the greedy start.
+    Attributes:
+        taylor_budget: C, the most Taylor importance that the layers may hold together.
+        taylor_spent: Taylor importance of the selected layers, summed.
+        objective: Fisher loss of leaving out the other layers.
+        greedy_objective: the same after the greedy start.
     """
 
     taylor_budget: float
@@ -43,9 +47,14 @@ class Selected(Data):
 
 
 class Trial(Data):
-    """One trial of a rank search: rank, validation NLL (nats/token), and the share of the probe's rows it used.
+    """Hold one trial of a rank search.
 
-    reused: nothing was trained, as this rank was known.
+    Attributes:
+        number: the trial's place in the search.
+        r: rank tried.
+        value: validation NLL (nats per token).
+        reused: True where the rank was known already, so that nothing was trained.
+        share: share of the probe's rows that it trained on.
     """
 
     number: int
@@ -56,7 +65,7 @@ class Trial(Data):
 
 
 class Searched(Data):
-    """A rank search's history. optimum_at_edge: a better rank may lie outside the range."""
+    """Hold a rank search's history. With `optimum_at_edge` a better rank may lie outside the range."""
 
     trials: tuple[Trial, ...]
     unique_trainings: int
@@ -64,7 +73,14 @@ class Searched(Data):
 
 
 class Matched(Data):
-    """How near a rank came to another method's trainable parameters. ratio: ours over `target`."""
+    """Say how near a rank came to another method's trainable parameters.
+
+    Attributes:
+        method: the other method.
+        target: its trainable parameters.
+        ratio: our trainable parameters over `target`.
+        within_tolerance: whether the ratio is near enough to 1.
+    """
 
     method: str
     target: int
@@ -74,14 +90,19 @@ class Matched(Data):
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What a method decided to train. Data only.
+    """Say what a method decided to train. Data only.
 
-    adapts: "adapter" trains what `peft_config` adds, "everything" the base weights, "nothing" stops here.
-    rank_range: the ranks the method could have chosen, where it searched.
-    k: K, the most layers that the method could have chosen, where it chose.
-    scores: name -> one number per layer (or per parameter), what the method measured.
-    selected, searched, matched: what the method's stages found, where it has them.
-    details: anything else that the record should keep, JSON-able.
+    Attributes:
+        adapts: "adapter" trains what `peft_config` adds, "everything" the base weights, "nothing" trains nothing.
+        peft_config: the adapter, where there is one.
+        rank_range: least and largest rank that the method could choose, where it searched.
+        learning_rate_ratio: the method's learning rate over that of the settings.
+        k: K, the most layers that the method could choose, where it chose.
+        scores: name -> what the method measured, one number per layer (or per parameter).
+        selected: outcome of the layer selection, where there was one.
+        searched: outcome of the rank search, where there was one.
+        matched: outcome of matching another method's parameters, where it was asked for.
+        details: anything else that the record should keep, JSON-able.
     """
 
     adapts: Literal["adapter", "everything", "nothing"]

@@ -1,4 +1,4 @@
-"""Records: one per cell, one per stage that cells share."""
+"""Define records: one per cell, and one per stage that cells share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floe_bench.harness.spec.settings import Settings
 
 
 class Cost(Data):
-    """What something took: wall seconds and tokens through the model."""
+    """Hold a cost: wall seconds, and tokens through the model."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -24,16 +24,20 @@ class Cost(Data):
 
 
 class KindCost(Cost):
-    """What the planning stages of one kind took."""
+    """Hold the cost of all planning stages of one kind; `count` is their number."""
 
     count: int
 
 
 class PlanFacts(Data):
-    """What a method decided, and the facts of the model that it decided on. Of a failed cell: nothing.
+    """Hold what a method decided, and facts of the model that it decided on. A failed cell has the defaults.
 
-    layers: those adapted or trained. n_layers: L, the model's. k: K, the most layers that the method could choose.
-    scores, selected, searched, matched, details: as in `AdapterPlan`.
+    Attributes not listed here are those of `AdapterPlan`.
+
+    Attributes:
+        layers: layers adapted or trained.
+        n_layers: L, the number of the model's layers.
+        k: K, the most layers that the method could choose.
     """
 
     adapts: Literal["adapter", "everything", "nothing"] = "nothing"
@@ -54,7 +58,7 @@ class PlanFacts(Data):
 
 
 class Overlap(Data):
-    """Which of an evaluation's `of` items share an n-gram of words with the training rows."""
+    """Name the items of an evaluation that share n words in a row with the training rows; `of` counts all items."""
 
     n: int
     items: tuple[int, ...]
@@ -62,7 +66,7 @@ class Overlap(Data):
 
 
 class DataFacts(Data):
-    """The cell's rows. overlap: per evaluation."""
+    """Describe the cell's rows. `overlap` has one entry per evaluation."""
 
     source: str = ""
     digest: str = ""
@@ -74,7 +78,7 @@ class DataFacts(Data):
 
 
 class StagesUsed(Data):
-    """The folders of the stages that a record rests on."""
+    """Name the folders of the stages that a record rests on."""
 
     planning: tuple[str, ...] = ()
     training: str | None = None
@@ -86,7 +90,7 @@ class StagesUsed(Data):
 
 
 class TrainOutcome(Data):
-    """What training did. `peak_bytes`: CUDA's peak, or peak RSS over the start, as `peak_kind` says."""
+    """Say what training did. `peak_bytes` is CUDA's peak, or the peak RSS over the start: `peak_kind` says which."""
 
     trainable_parameters: int
     total_parameters: int
@@ -106,7 +110,7 @@ SCHEMA_VERSION = 3
 
 
 class Stage(Data):
-    """One finished piece of work that cells share."""
+    """Hold one finished piece of work that cells share."""
 
     schema_version: int = SCHEMA_VERSION
     kind: str
@@ -118,12 +122,12 @@ class Stage(Data):
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """Return the name of the stage's folder."""
         return f"{self.kind}-{self.key}"
 
 
 class Record(Data):
-    """One cell, whole: the source of truth of every table."""
+    """Hold one whole cell. Every table is made from records."""
 
     schema_version: int = SCHEMA_VERSION
     cell: Cell

@@ -1,4 +1,4 @@
-"""Rows, and where they are read."""
+"""Define rows, and the sources that they are read from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Columns = Sequence[str] | Mapping[str, type]
 
 @dataclass(frozen=True)
 class Row:
-    """One training or validation example; the loss counts the completion only."""
+    """Hold one training or validation example. The loss counts the completion only."""
 
     prompt: str
     completion: str
@@ -21,18 +21,19 @@ class Row:
 
 
 class RowSource(Protocol):
-    """Where raw rows are read: the hub, a local folder or the rows embedded in the project."""
+    """Read raw rows: from the hub, a local folder, the rows embedded in the project, or a teacher."""
 
     kind: Literal["hub", "folder", "embedded", "teacher"]
     revisions: dict[str, str]
 
     def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterable[dict[str, Any]]:
-        """Raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub` (options go to `load_dataset`).
+        """Return raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub`.
 
-        Every row has at least `columns`. Raises UsageError where the file or a column is missing.
+        Every row has at least `columns`. `hub_options` go to `load_dataset`.
+        Raises UsageError where the file or a column is missing.
         """
         ...
 
     def mix(self, name: str) -> Iterable[Row]:
-        """The rows of another mix, from the same source."""
+        """Return the rows of another mix, from the same source."""
         ...

@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""Define what an evaluation returns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 class Score(Data):
-    """One evaluation of one model.
+    """Hold one evaluation of one model.
 
-    metrics: name -> value, e.g. acc, acc_stem, nll_dolly. chance: accuracy of guessing, where it has one.
+    Attributes:
+        metrics: name -> value, e.g. acc, acc_stem, nll_dolly.
+        chance: accuracy of guessing; None where items are not right or wrong.
+        n_items: number of items.
+        tokens: tokens through the model.
+        seconds: wall seconds.
     """
 
     metrics: dict[str, float]
@@ -26,7 +31,7 @@ class Score(Data):
 
 @dataclass(frozen=True)
 class Scored:
-    """What an evaluation returns: its score, and one line per item for paired statistics."""
+    """Hold an evaluation's score, and one line per item for paired statistics."""
 
     score: Score
     items: pd.DataFrame

@@ -1,4 +1,4 @@
-"""What an experiment reads, and the tables that it makes."""
+"""Define what an experiment reads, and the tables that it makes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Results(Protocol):
-    """What an experiment makes its tables from: finished records and what their stages kept. No model."""
+    """Offer what an experiment makes its tables from: finished records, and what their stages kept. No model."""
 
     @property
     def settings(self) -> Settings: ...
@@ -34,10 +34,10 @@ class Results(Protocol):
     def origins(self, record: Record) -> list[dict[str, Any]]: ...
 
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
-        """What the scorer of that function name measured for the record; None where it measured nothing.
+        """Return what the scorer measured for the record; None where it measured nothing.
 
-        `parameters` are those it was called with; left out, they may be any. Raises ValueError where the
-        record used several that match.
+        `scorer` is the function's name. A measure matches where it was called with `parameters`, whatever the others.
+        Raises ValueError where several of the record's measures match.
         """
         ...
 
@@ -46,9 +46,15 @@ class Results(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """One table: `frame` holds numbers (CSV, JSON), `view` text (Markdown, LaTeX); `id` is the file's name.
+    """Hold one table.
 
-    records: keys of the records that it was made from.
+    Attributes:
+        id: name of the table's files.
+        title: heading.
+        frame: numbers, for CSV and JSON.
+        view: text, for Markdown and LaTeX.
+        notes: paragraphs below the table.
+        records: keys of the records that it was made from.
     """
 
     id: str
