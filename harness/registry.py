@@ -1,6 +1,6 @@
-"""Name -> plugin. A plugin is a file in its kind's folder, or an entry point of another package.
+"""Find plugins by name. A plugin is a file in its kind's folder, or an entry point of another package.
 
-Listing reads the files without importing them, so that a plugin may import what it likes.
+Listing reads the files and does not import them. So a plugin may import what it likes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENTRY_POINT_GROUPS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a plugin lives, and what its file says of itself (nothing is imported)."""
+    """Say where a plugin lives, and what its file says of itself. Only `load` imports it."""
 
     id: str
     kind: Kind
@@ -60,7 +60,10 @@ class Plugin:
 
     @property
     def options(self) -> dict[str, str]:
-        """Option name -> type and default, as written in the plugin's class `Options` and in those it extends."""
+        """Return option name -> type and default, as the source writes them.
+
+        They come from the plugin's class `Options` and the classes that it extends.
+        """
         return _fields_written(self._tree, "Options")
 
     @property
@@ -73,7 +76,7 @@ class Plugin:
 
 
 def _fields_written(tree: ast.Module, name: str) -> dict[str, str]:
-    """Field -> type and default of a class, after those of the classes of ours that it extends by name."""
+    """Return field -> type and default of a class; fields of those of our classes that it extends come first."""
     found: dict[str, str] = {}
     for cls in tree.body:
         if not isinstance(cls, ast.ClassDef) or cls.name != name:
@@ -90,7 +93,7 @@ def _fields_written(tree: ast.Module, name: str) -> dict[str, str]:
 
 
 def _origin(tree: ast.Module, name: str) -> Path | None:
-    """The file of ours that a module imports the name from."""
+    """Return the file of ours that the module imports the name from; None where there is none."""
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and name in {alias.name for alias in node.names}:
             return module_file(node.module)
@@ -98,7 +101,7 @@ def _origin(tree: ast.Module, name: str) -> Path | None:
 
 
 def _default_text(value: ast.expr | None) -> str:
-    """The default as written; that of `Field(default, ...)` is its first argument."""
+    """Return the default as written; for `Field(default, ...)` the first argument."""
     if isinstance(value, ast.Call) and ast.unparse(value.func).endswith("Field"):
         value = value.args[0] if value.args else None
     return ast.unparse(value) if value else "required"
@@ -106,7 +109,7 @@ def _default_text(value: ast.expr | None) -> str:
 
 @cache
 def plugins(kind: Kind) -> dict[str, Plugin]:
-    """All plugins of a kind by id. Raises UsageError where two share one."""
+    """Return all plugins of a kind by id. Raises UsageError where two share an id."""
     found: dict[str, Plugin] = {}
     for plugin in [*_in_folder(kind), *_in_packages(kind)]:
         if plugin.id in found:
@@ -118,7 +121,7 @@ def plugins(kind: Kind) -> dict[str, Plugin]:
 
 
 def find(kind: Kind, name: str) -> Plugin:
-    """The plugin of that id. Raises UsageError with the nearest ids."""
+    """Return the plugin of that id. Raises UsageError for an unknown id, and names the nearest ones."""
     known = plugins(kind)
     if name not in known:
         raise unknown(kind, name, known)
@@ -154,7 +157,7 @@ def _in_packages(kind: Kind) -> list[Plugin]:
 
 @dataclass(frozen=True)
 class MethodRef:
-    """A method with its options set. `name` is canonical: defaults left out, options in declared order."""
+    """Hold a method with its options. `name` is canonical: it leaves out defaults and keeps the declared order."""
 
     plugin: Plugin
     options: Options
@@ -170,9 +173,9 @@ class MethodRef:
 
 
 def parse_method(text: str) -> MethodRef:
-    """Read `name` or `name:key=value:key=value` (a list's items are joined by `+`).
+    """Read `name` or `name:key=value:key=value`; `+` joins the items of a list.
 
-    Raises UsageError for an unknown method or option, or a value that the option refuses.
+    Raises UsageError for an unknown method or option, an option without a value or set twice, and a refused value.
     """
     name, *pairs = text.split(":")
     plugin = find("method", name)
