@@ -1,1 +1,1 @@
-"""What is done, and how that is known."""
+"""Keep what is done, and know whether it still holds."""

@@ -1,4 +1,4 @@
-"""Which code a result depends on, computed: a module and all that it imports, lazily or not."""
+"""Compute which code a result depends on: a module and all that it imports, lazily or not."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from floe_bench.harness.files import digest, module_file
 
 OURS = "floe_bench"
 CELL = f"{OURS}.harness.run.cell"
-"""The one entry of a cell: what it imports is the engine."""
+"""Every cell starts here. The engine is this module and all that it imports."""
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
 def engine() -> dict[str, str]:
-    """The code that every cell runs: module -> `code_digest`."""
+    """Return the code that every cell runs: module -> `code_digest`."""
     return closure(CELL)
 
 
 def beyond_engine(module: str) -> dict[str, str]:
-    """The code that a plugin adds to the engine: its module and what that imports."""
+    """Return the code that a plugin adds to the engine (its module and imports): module -> `code_digest`."""
     return {name: found for name, found in closure(module).items() if name not in engine()}
 
 
 @cache
 def closure(module: str) -> dict[str, str]:
-    """The module and all that it imports of this project and of its own package, directly or not: -> `code_digest`.
+    """Return the module and all that it imports, directly or not: module -> `code_digest`.
 
-    Imports inside functions count. Raises ValueError where the module has no source.
+    Only modules of this project and of the module's own package are followed. Imports inside functions count.
+    Raises ValueError where the module has no source.
     """
     followed = {OURS, *_packages_beside(module.partition(".")[0])}
     if module_file(module) is None:
@@ -55,7 +56,7 @@ def closure(module: str) -> dict[str, str]:
 
 
 def code_digest(file: Path) -> str:
-    """A digest of what a file's code says: formatting, comments and docstrings do not count."""
+    """Return a digest of a file's code. Formatting, comments and docstrings do not count."""
     return _digest_of(file.read_text(encoding="utf-8"))
 
 
@@ -65,7 +66,7 @@ def _digest_of(source: str) -> str:
 
 
 def _code_of(source: str) -> ast.Module:
-    """The code without docstrings."""
+    """Parse the code and drop its docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
@@ -74,7 +75,7 @@ def _code_of(source: str) -> ast.Module:
 
 
 def _packages_beside(top: str) -> set[str]:
-    """The top-level names that one distribution installs together with `top`."""
+    """Return `top` and the top-level names that its distribution installs with it."""
     if top == OURS:
         return {top}
     by_name = packages_distributions()
@@ -83,9 +84,9 @@ def _packages_beside(top: str) -> set[str]:
 
 @cache  # every closure passes through the engine's modules
 def _imported(name: str, of_package: bool, source: str) -> frozenset[str]:
-    """Names that importing the module runs: what it imports, and the packages that these lie in.
+    """Return the names that importing the module runs: its imports, and the packages that these lie in.
 
-    `from a import b` may mean a module a.b or a name in a: both are named, and only modules have a file.
+    `from a import b` may mean a module a.b or a name in a. Both are returned; only modules have a file.
     """
     package = name.split(".") if of_package else name.split(".")[:-1]
     modules = {name}

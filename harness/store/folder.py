@@ -1,6 +1,6 @@
-"""What is done and what is not: stages and records of one results folder.
+"""Read and write the stages and records of one results folder.
 
-<results>/<profile>/stages/<kind>-<key>/   stage.json, arrays, items, adapter: done once stage.json is there
+<results>/<profile>/stages/<kind>-<key>/   stage.json, arrays, items, adapter; done once stage.json is there
 <results>/<profile>/records/<cell>-<key>.json
 <results>/<profile>/tables/
 """
@@ -33,7 +33,7 @@ T = TypeVar("T", bound=Data)
 
 
 class Store:
-    """The results of one profile."""
+    """Keep the results of one profile."""
 
     def __init__(self, results: Path, profile: str):
         self.folder = results / profile
@@ -41,20 +41,20 @@ class Store:
     # --- stages ---
 
     def stage_folder(self, kind: str, identity: dict[str, Any]) -> Path:
-        """Where the stage of that identity lives, done or not."""
+        """Return the folder of the stage with that identity, done or not."""
         return self.folder / "stages" / f"{kind}-{digest(identity)}"
 
     def find(self, kind: str, identity: dict[str, Any]) -> Stage | None:
-        """The finished stage of that identity, or None."""
+        """Return the finished stage with that identity, or None."""
         return self.stage(kind, digest(identity))
 
     def stage(self, kind: str, key: str) -> Stage | None:
-        """The finished stage of that key, or None."""
+        """Return the finished stage with that key, or None."""
         path = self.folder / "stages" / f"{kind}-{key}" / "stage.json"
         return _validated(Stage, path) if path.is_file() else None
 
     def keep(self, kind: str, identity: dict[str, Any], **content: Any) -> Stage:
-        """Mark the stage done: written last, after everything else in its folder."""
+        """Mark the stage done. Call this last, after everything else in its folder is written."""
         stage = Stage(kind=kind, key=digest(identity), identity=identity, **content)
         write_json(self.stage_folder(kind, identity) / "stage.json", stage.model_dump(mode="json"))
         return stage
@@ -66,12 +66,12 @@ class Store:
         return self.folder / "records" / f"{name}--{key}.json"
 
     def record(self, cell: Cell, key: str) -> Record | None:
-        """The cell's record under that key, or None."""
+        """Return the cell's record under that key, or None."""
         path = self.record_path(cell, key)
         return read_record(path) if path.is_file() else None
 
     def found(self, keys: Mapping[Cell, str]) -> dict[Cell, Record | None]:
-        """Each cell's record under its key, or None."""
+        """Return each cell's record under its key, or None."""
         with _no_garbage():
             return {cell: self.record(cell, key) for cell, key in keys.items()}
 
@@ -79,15 +79,15 @@ class Store:
         write_json(self.record_path(record.cell, record.key), record.model_dump(mode="json"))
 
     def records(self) -> list[Record]:
-        """Every record of the profile, in file-name order."""
-        paths = (self.folder / "records").glob("[!.]*.json")  # a file under way starts with a dot
+        """Return every record of the profile, in the order of file names."""
+        paths = (self.folder / "records").glob("[!.]*.json")  # the name of a half-written file starts with a dot
         with _no_garbage():
             return [read_record(path) for path in sorted(paths)]
 
     # --- access ---
 
     def ensure_writable(self) -> None:
-        """Raise UsageError where the folder cannot be written."""
+        """Make the folder. Raises UsageError where it cannot be made or written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,7 +97,7 @@ class Store:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Hold the folder against a second run. Raises UsageError where one is under way."""
+        """Lock the folder against a second run. Raises UsageError where another run holds it."""
         from filelock import FileLock, Timeout
 
         self.ensure_writable()
@@ -116,7 +116,7 @@ class Store:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """No garbage collections: all that is read is kept, and to look through it again and again takes longer."""
+    """Switch off garbage collection. All that is read here is kept, so that scanning it only costs time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -160,7 +160,8 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    rows_first = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # all that save_file keeps
+    # save_file writes the buffer as it lies, whatever the strides.
+    rows_first = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic(path) as temporary:
         save_file(rows_first, temporary)
 
@@ -173,7 +174,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def write_items(path: Path, items: pd.DataFrame) -> None:
-    """Write an evaluation's items, one line each, as Parquet, atomically."""
+    """Write an evaluation's items as Parquet, one line each, atomically."""
     with atomic(path) as temporary:
         items.to_parquet(temporary, index=False)
 
@@ -182,4 +183,4 @@ def read_items(path: Path) -> pd.DataFrame:
     """Read an evaluation's items."""
     import pandas as pd
 
-    return pd.read_parquet(path, use_threads=False)  # files are small: threads cost more than they save
+    return pd.read_parquet(path, use_threads=False)  # the files are small: threads cost more than they save

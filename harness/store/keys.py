@@ -1,6 +1,6 @@
-"""A cell's identity: all that can change its result; its digest is the key of the cell's record.
+"""Collect a cell's identity: all that can change its result. Its digest is the key of the cell's record.
 
-Finding out what is done needs no weights, and none of the libraries that compute.
+Nothing here loads weights or the libraries that compute. So it is quick to find out what is done.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from floe_bench.harness.store.provenance import versions
 
 @dataclass(frozen=True)
 class Content:
-    """What a cell reads, as digests: rows of each mix, plain text, items of each evaluation, the base model."""
+    """Hold digests of what a cell reads.
+
+    Attributes:
+        data: mix -> digest of its rows.
+        text: digest of the plain text.
+        items: evaluation -> digest of its items.
+        model: digest of the base model.
+    """
 
     data: Mapping[str, str]
     text: str
@@ -29,7 +36,7 @@ class Content:
 def cell_identity(
     cell: Cell, settings: Settings, method: MethodRef, mix: Plugin, evaluations: Sequence[Plugin], content: Content
 ) -> dict[str, Any]:
-    """All that can change the cell's result, component by component (`why` compares two of these)."""
+    """Return all that can change the cell's result, component by component. `floe-bench why` compares two of these."""
     others = [parse_method(name) for name in method.options.methods()]
     return {
         "cell": cell.model_dump(mode="json"),
@@ -48,7 +55,10 @@ def cell_identity(
 
 
 def result_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that can change a cell's result: not where files lie, nor what else is in the grid."""
+    """Return the settings that can change a cell's result.
+
+    Left out are the places of files, the rest of the grid, and what only tables or checkpoints follow.
+    """
     values = settings.model_dump(mode="json", exclude={"description", "methods", "mixes", "seeds", "study"})
     for section, key in (
         ("model", "path"),

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, hardware, time. For the record, not for the key."""
+"""Say where a number comes from: commit, versions, hardware and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = (
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of the libraries that compute."""
+    """Return the versions of Python and of the libraries that compute; "missing" where one is not installed."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Git commit and dirty flag, versions, hardware and time: for the record, not for the key."""
+    """Return git commit and dirty flag, versions, hardware and time. A record keeps them; its key leaves them out."""
     return {
         "git": _git(),
         "versions": versions(),
@@ -41,7 +41,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and accelerator of this machine."""
+    """Return processor, cores, threads, memory (GiB) and accelerator of this machine."""
     import psutil
     import torch
 
@@ -66,9 +66,9 @@ def _processor() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """None where the code does not run from a git checkout or git is not installed."""
+    """Return commit and dirty flag; None outside a git checkout or without git."""
     root = checkout()
-    if root is None or not (root / ".git").exists():  # a surrounding repository is not the code's
+    if root is None or not (root / ".git").exists():  # a repository around the folder is not the code's own
         return None
     try:
         commit = _git_output(root, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""What an experiment makes its tables from (`contracts.Results`), read from a results folder."""
+"""Read from a results folder what an experiment makes its tables from (`contracts.tables.Results`)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 ITEMS_KEPT = 128
-"""Frames of items kept in memory, the last used: 1.3 MB each where they hold all of MMLU."""
+"""The most frames of items kept in memory; the least recently used goes first. One with all of MMLU takes 1.3 MB."""
 
 
 class StoredResults:
-    """The finished records of an experiment's cells, and what their stages kept."""
+    """Give the finished records of an experiment's cells, and what their stages kept."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class StoredResults:
         return self._by_cell.get(cell)
 
     def stages(self, record: Record) -> list[Stage]:
-        """What planning used: pilots (kind "training"), measures and probes."""
+        """Return the stages that planning used: pilots (kind "training"), measures and probes."""
         return [self._stage(name) for name in record.stages.planning]
 
     def origins(self, record: Record) -> list[dict[str, Any]]:
-        """Versions, hardware, commit and time of the record and of every stage that it rests on."""
+        """Return versions, hardware, commit and time of the record and of every stage that it rests on."""
         return [record.provenance, *(self._stage(name).provenance for name in record.stages.all)]
 
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
@@ -69,7 +69,10 @@ class StoredResults:
         return read_arrays(self._file(found[0].folder, "arrays.safetensors"))
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
-        """The evaluation's items, one line each; read-only, as the next that asks may get the same frame."""
+        """Return the evaluation's items, one line each.
+
+        Do not change the frame: the next caller may get the same one.
+        """
         if evaluation not in record.scores:
             raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
         return self._read_items(self._file(record.stages.evaluations[evaluation], "items.parquet"))
@@ -91,11 +94,12 @@ class StoredResults:
 def matching(
     records: Sequence[Record], settings: Settings, cells: Sequence[Cell], keys: Mapping[Cell, str] | None = None
 ) -> list[Record]:
-    """The finished records of these cells, in their order, that may stand in one table.
+    """Return the finished records of these cells that may stand in one table, in the cells' order.
 
-    With `keys` (a run knows them) exactly those. Without, the records under these settings that share the
-    newest one's model, data, code and library versions; of several of one cell the newest. Each comes with the
-    settings asked for: what of them changes no result, such as eval.primary, may be other than at its run.
+    With `keys`, which a run knows, only the records under these keys count. Without them, records count that were made
+    under these settings and share the newest one's model, data, code and library versions. Of several records of one
+    cell the newest counts. Each record carries the settings asked for. Those that change no result, such as
+    eval.primary, may differ from the settings at its run.
     """
     asked = set(cells)
     candidates = [record for record in records if record.cell in asked]
@@ -120,7 +124,7 @@ def matching(
 
 
 def _of_newest(records: Sequence[Record]) -> list[Record]:
-    """Those of which nothing that one table's cells must share has changed since."""
+    """Return the records that agree with the newest ones in all that the cells of one table must share."""
     newest: dict[tuple[str, ...], Any] = {}
     for record in sorted(records, key=lambda record: record.provenance["time"]):
         newest |= _shared(record)
@@ -128,8 +132,11 @@ def _of_newest(records: Sequence[Record]) -> list[Record]:
 
 
 def _shared(record: Record) -> dict[tuple[str, ...], Any]:
-    """What the record must have in common with any other that names it: versions, each module's code, and, under the
-    settings that they follow from, model, items, evaluations and each mix's rows."""
+    """Return name -> value of all that records of one table must share. Records agree where they share a name.
+
+    These are the library versions and each module's code; and model, plain text, items, evaluations and each mix's
+    rows. The names of the latter hold the settings that they follow from, so that other settings are not compared.
+    """
     identity = record.identity
     engine = identity.get("engine")
     modules = dict(engine) if isinstance(engine, dict) else {"engine": engine}

@@ -1,4 +1,4 @@
-"""Records and stages of earlier schema versions, one step a version."""
+"""Bring records and stages of earlier schema versions up to date, one version a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Content = dict[str, Any]
 
 
 def upgraded(content: Content, version: int) -> Content | None:
-    """The JSON of a record or stage in the form of `version`; None where no step leads there."""
+    """Return the JSON of a record or stage in the form of `version`; None where no step leads there."""
     while content["schema_version"] != version:
         step = STEPS.get(content["schema_version"])
         if step is None:
@@ -22,7 +22,7 @@ def upgraded(content: Content, version: int) -> Content | None:
 
 
 def _from_1(content: Content) -> Content:
-    """Version 1 had no selection.taylor_budget_factor: c was K/L where taylor_budget was None."""
+    """Add selection.taylor_budget_factor. In version 1, c was K/L where taylor_budget was None."""
     if "settings" not in content:  # a stage
         return content
     settings = content["settings"]
@@ -31,7 +31,7 @@ def _from_1(content: Content) -> Content:
 
 
 def _from_2(content: Content) -> Content:
-    """Version 2 kept a plan's facts in untyped details, without L and K, and the stages under their roles."""
+    """Type a plan's facts and stages. Version 2 kept the facts in details, without L and K, and stages by role."""
     if "settings" not in content:  # a stage
         return content
     stages = content["stages"]
