@@ -35,8 +35,9 @@ SIZES: dict[str, Any] = {
     "train__learning_rate": 1e-3,
     "train__warmup_ratio": 0.0,
 }
-"""METHOD's defaults on Dolly's 14,260 training rows, scaled: the pilot has 30 % of the rows, a probe 3.6 %; 1.8 % judge
-it, as many are Fisher samples, and 0.45 % as many passages are read. What a stage costs to set up does not shrink."""
+"""The settings' defaults on Dolly's 14,260 training rows, scaled down. The pilot has 30 % of the rows, a probe 3.6 %.
+1.8 % judge a probe, as many are Fisher samples, and 0.45 % as many passages are read. What a stage costs to set up does
+not shrink."""
 REGRET = 0.01
 TRIALS = (30, 100)
 ROUNDS = 3
