@@ -160,7 +160,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    # save_file writes the buffer as it lies, whatever the strides.
+    # save_file keeps arrays in C order only.
     rows_first = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic(path) as temporary:
         save_file(rows_first, temporary)

@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return git commit and dirty flag, versions, hardware and time. A record keeps them; its key leaves them out."""
+    """Return git commit and dirty flag, versions, hardware and time. Of these a record's key has the versions only."""
     return {
         "git": _git(),
         "versions": versions(),
