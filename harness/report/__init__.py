@@ -1,1 +1,1 @@
-"""From records to tables. Reads records only: no model, no data, no accelerator."""
+"""Make tables from records alone: no model, no data, no accelerator."""

@@ -1,4 +1,4 @@
-"""Tables, checks and verdicts of a results folder, from its records alone."""
+"""Make the tables, checks and verdicts of a results folder from its records alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def experiment(
     keys: Mapping[Cell, str] | None = None,
     records: Sequence[Record] | None = None,
 ) -> Evidence:
-    """An experiment's records that may stand in one table, and its tables."""
+    """Return an experiment's records that may stand in one table, and its tables."""
     module = plugin.load()
     results = StoredResults(store, settings, module.cells(settings), keys, records)
     keys_used = tuple(record.key for record in results.records)
@@ -33,16 +33,17 @@ def experiment(
 
 
 def findings_in(evidence: Evidence) -> list[Finding]:
-    """What the checks find in an experiment; nothing where it was not run."""
+    """Return what the checks find in an experiment; nothing where it was not run."""
     return run_checks(evidence.results) if evidence.results.records else []
 
 
 def everything(
     store: Store, settings: Settings, records: Sequence[Record] | None = None
 ) -> tuple[list[Table], list[Finding]]:
-    """The tables of every experiment that was run, then the checks and the claims; and what the checks found.
+    """Return all tables, and the findings of the checks.
 
-    Experiments share cells: one was run that has a finished cell of its own, or all of its cells.
+    The tables are those of every experiment that was run, then the checks and the claims. As experiments share cells,
+    one counts as run where all its cells are finished, or one that no other experiment has.
     """
     records, settings = store.records() if records is None else records, settings.without_paths()
     evidence = {

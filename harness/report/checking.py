@@ -1,4 +1,7 @@
-"""The checks that run over an experiment's records, and the table of what they find. One file each: report/checks/."""
+"""Run the checks over an experiment's records, and make the table of what they find.
+
+Each check is one file in report/checks/.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from floe_bench.harness.report.numbered import by_number
 
 @dataclass(frozen=True)
 class Check:
-    """A check and its documentation. `id` is its file's name."""
+    """Hold a check and its documentation. `id` is the name of its file."""
 
     id: str
     number: int
@@ -27,12 +30,12 @@ class Check:
 
     @property
     def documentation(self) -> str:
-        """What it looks at, why that matters, and what to do."""
+        """Return the docstring below the title: what the check looks at, why that matters, and what to do."""
         return (self.module.__doc__ or "").strip().partition("\n")[2].strip()
 
     @property
     def advice(self) -> str:
-        """The documentation's last part, on one line."""
+        """Return what to do, on one line."""
         return " ".join(self.documentation.partition("What to do:")[2].split())
 
     def find(self, results: Results) -> list[Finding]:
@@ -40,18 +43,18 @@ class Check:
 
 
 def all_checks() -> list[Check]:
-    """Return every check, by number. Raises UsageError where two share one."""
+    """Return every check, by number. Raises UsageError where two share a number."""
     found = by_number("check", lambda module: module.NUMBER)
     return [Check(plugin.id, number, module) for number, (plugin, module) in found.items()]
 
 
 def run_checks(results: Results) -> list[Finding]:
-    """Return what every check finds, by check number."""
+    """Return what all checks find, in the order of their numbers."""
     return [finding for check in all_checks() for finding in check.find(results)]
 
 
 def checks_table(findings: Sequence[Finding]) -> Table:
-    """The checks that fired, by number; a finding that several cells or experiments share stands once."""
+    """Return the table of the checks that fired, by number. A finding that cells or experiments share stands once."""
     cells: dict[tuple[int, str, str], dict[str, None]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.number, finding.message)):
         key = finding.number, finding.check, finding.message

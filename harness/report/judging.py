@@ -1,4 +1,4 @@
-"""The paper's claims, and the verdict that the records allow on each. One file per claim: report/claims/."""
+"""Judge each of the paper's claims by the records. Each claim is one file in report/claims/."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from floe_bench.harness.report.numbered import by_number
 
 @dataclass(frozen=True)
 class Judge:
-    """A claim, its text, and the module whose `judge` is its rule."""
+    """Hold a claim, its text, and the module whose `judge` is its rule."""
 
     text: str
     claim: Claim
@@ -24,13 +24,16 @@ class Judge:
 
 
 def judges() -> list[Judge]:
-    """Return every claim with its rule, by number. Raises UsageError where two share one."""
+    """Return every claim with its rule, by number. Raises UsageError where two share a number."""
     found = by_number("claim", lambda module: module.CLAIM.number)
     return [Judge(plugin.description, module.CLAIM, module) for plugin, module in found.values()]
 
 
 def verdict_on(judge: Judge, evidence: Evidence) -> Verdict:
-    """Judge a claim by its experiment's evidence; give no verdict on fewer records than the claim asks for."""
+    """Judge a claim by its experiment's evidence.
+
+    It is "not run" without records, and "underpowered" with fewer records or whole seeds than the claim asks for.
+    """
     claim = judge.claim
     found = len(evidence.behind(claim))
     if found == 0:
@@ -45,7 +48,7 @@ def verdict_on(judge: Judge, evidence: Evidence) -> Verdict:
 
 
 def table(evidence_of: Mapping[str, Evidence]) -> Table:
-    """Return one row per claim. evidence_of: experiment -> its evidence."""
+    """Return the table of claims, one row each. `evidence_of` maps an experiment to its evidence."""
     rows = []
     for judge in judges():
         claim, evidence = judge.claim, evidence_of[judge.claim.experiment]
@@ -89,7 +92,7 @@ def table(evidence_of: Mapping[str, Evidence]) -> Table:
 
 
 def _protocol(records: Sequence[Record]) -> str:
-    """Model, mixes, rows, seeds and questions of the records, in short."""
+    """Write in short the model, mixes, rows, seeds and questions of the records."""
     if not records:
         return "–"
     mixes = list(dict.fromkeys(record.cell.mix for record in records))

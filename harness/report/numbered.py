@@ -1,4 +1,4 @@
-"""Plugins that carry a number of their own, for good: checks and claims."""
+"""Order plugins that have a permanent number of their own: checks and claims."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from floe_bench.harness.registry import Kind, Plugin, plugins
 
 
 def by_number(kind: Kind, number_of: Callable[[ModuleType], int]) -> dict[int, tuple[Plugin, ModuleType]]:
-    """Load every plugin of the kind, in the order of their numbers. Raises UsageError where two share one."""
+    """Load every plugin of the kind, in the order of their numbers. Raises UsageError where two share a number."""
     found: dict[int, tuple[Plugin, ModuleType]] = {}
     for plugin in plugins(kind).values():
         module = plugin.load()

@@ -1,4 +1,4 @@
-"""Two finished cells, or two methods over their seeds, answer by answer."""
+"""Compare two finished cells, or two methods over their seeds, answer by answer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from floe_bench.harness.report.format import MISSING
 from floe_bench.harness.stats.paired import SeedComparison, compare_over_seeds, compare_right
 
 Pairs = Sequence[tuple[Record, Record]]
-"""Two sides' records, one pair a seed."""
+"""The records of two sides, one pair per seed."""
 
 
 def accuracy_difference(
     a: Results, b: Results, pairs: Pairs, confidence: float = 0.95, ratio: float = 1.0
 ) -> SeedComparison | None:
-    """Accuracy of the primary evaluation, a - ratio · b, over seeds and items, clustered by subject.
+    """Compare accuracy on the primary evaluation, a - ratio · b, over seeds and items, clustered by subject.
 
-    None where a side has no such answers. Raises ValueError where the sides answered other items.
+    None where a side has no such answers. Raises ValueError where the sides answered different items.
     """
     differences, clusters = [], None
     for first, second in pairs:
@@ -35,8 +35,10 @@ def accuracy_difference(
 
 
 def mcnemar_p(results: Results, pairs: Pairs) -> float | None:
-    """McNemar's exact p of one seed's answers, questions taken for independent; None for several seeds, or without
-    such answers."""
+    """Return McNemar's exact p of one seed's answers. It takes the questions for independent.
+
+    None for several seeds, or without such answers. Raises ValueError where the sides answered different items.
+    """
     if len(pairs) != 1:
         return None
     first, second = pairs[0]
@@ -48,10 +50,10 @@ def mcnemar_p(results: Results, pairs: Pairs) -> float | None:
 
 
 def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.95) -> SeedComparison | None:
-    """Validation NLL (nats per token) on the cells' own mix, a - b, over seeds and rows; rows count by tokens.
+    """Compare validation NLL (nats per token) on the cells' own mix, a - b, over seeds and rows.
 
-    A mix without validation rows of its own has the mean over all mixes. None and ValueError as
-    `accuracy_difference`.
+    Rows count by their tokens. A mix without validation rows of its own takes the mean over all mixes.
+    Returns None and raises ValueError as `accuracy_difference` does.
     """
     differences = []
     for first, second in pairs:
@@ -61,7 +63,7 @@ def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.9
         own = (frames[0]["mix"] == first.cell.mix).to_numpy()
         own = own if own.any() else np.ones_like(own)
         scored = frames[0][own].groupby("mix")["tokens"]
-        # The mean of these over rows is the mean over mixes of the NLL's difference per token.
+        # So scaled, the mean over rows is the mean over mixes of the difference in NLL per token.
         scale = own.sum() / (scored.ngroups * scored.transform("sum").to_numpy())
         summed = [frame["nll"].to_numpy()[own] for frame in frames]
         differences.append((summed[0] - summed[1]) * scale)
@@ -69,14 +71,14 @@ def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.9
 
 
 def columns(name: str, found: SeedComparison | None, p: float | None) -> dict[str, float | None]:
-    """A comparison as columns of a frame; `p` is the one after Holm."""
+    """Return a comparison as columns of a frame. `p` is the p value after Holm."""
     keys = ("difference", "low", "high", "minimum_detectable")
     values = {f"{name}_{key}": getattr(found, key) if found else None for key in keys}
     return values | {f"{name}_p": p if found else None}
 
 
 def differences_text(frame: pd.DataFrame, name: str, scale: float, digits: int) -> list[str]:
-    """The column's differences with their intervals, as text."""
+    """Write the differences of `name` with their intervals, both multiplied by `scale`."""
     parts = (frame[f"{name}_{part}"] for part in ("difference", "low", "high"))
     return [
         MISSING
@@ -87,7 +89,7 @@ def differences_text(frame: pd.DataFrame, name: str, scale: float, digits: int) 
 
 
 def verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: str) -> list[str]:
-    """What each difference says: `higher` or `lower` where it is significant, else a tie."""
+    """Return per row `higher` or `lower` where the difference is significant, else a tie."""
     return [
         MISSING if pd.isna(p) else "tie" if p >= alpha else higher if difference > 0 else lower
         for difference, p in zip(frame[f"{name}_difference"], frame[f"{name}_p"], strict=True)
@@ -95,7 +97,7 @@ def verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: s
 
 
 def p_text(value: float | None) -> str:
-    """A p value in two digits."""
+    """Write a p value with two significant digits."""
     return MISSING if value is None or pd.isna(value) else f"{value:.2g}"
 
 

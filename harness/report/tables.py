@@ -1,4 +1,4 @@
-"""A table in Markdown, CSV, LaTeX and JSON, written from records."""
+"""Write tables as Markdown, CSV, LaTeX and JSON."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from floe_bench.harness.contracts.tables import Table
 from floe_bench.harness.files import write_json, write_text
 
 DIGITS = 10
-"""Significant digits in CSV and JSON: what follows differs from machine to machine. The records keep all."""
+"""Significant digits in CSV and JSON. Further ones differ from machine to machine; the records keep them."""
 
 SUFFIXES = (".md", ".csv", ".tex", ".json")
 
 
 def write(tables: Sequence[Table], folder: Path) -> str:
-    """Write `<id>.{md,csv,tex,json}` of each table, each file whole or not at all; returns all Markdown."""
+    """Write `<id>.{md,csv,tex,json}` of each table, each file whole or not at all. Return all Markdown."""
     return "\n".join(_write(table, folder) for table in tables)
 
 
 def keep_only(tables: Sequence[Table], folder: Path) -> None:
-    """Remove the files of tables that are not among these: an earlier report's, of other settings."""
+    """Remove the files of other tables, which an earlier report left."""
     ids = {table.id for table in tables}
     for path in folder.glob("*.*"):
         if path.suffix in SUFFIXES and path.stem not in ids:
@@ -47,7 +47,7 @@ def _write(table: Table, folder: Path) -> str:
 
 
 def to_markdown(title: str, view: pd.DataFrame, notes: Sequence[str]) -> str:
-    """A heading, the table as a pipe table, and the notes; a | in an entry or a column's name is escaped."""
+    """Return heading, pipe table and notes. A | in an entry or a column's name is escaped."""
     rows = [[_escape_pipe(entry) for entry in row] for row in view.values.tolist()]
     headers = [_escape_pipe(name) for name in view.columns]
     body = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True)
@@ -63,7 +63,7 @@ def _escape_pipe(entry: Any) -> Any:
 
 
 def to_latex(title: str, view: pd.DataFrame, notes: Sequence[str]) -> str:
-    """A booktabs table with caption; special characters are escaped."""
+    """Return a booktabs table with a caption. Special characters are escaped."""
     body = tabulate(view.values.tolist(), headers=list(view.columns), tablefmt="latex_booktabs", disable_numparse=True)
     caption = " ".join([f"{title}.", *notes])
     for special in "&%$#_":

@@ -1,5 +1,5 @@
-"""Numbered result checks: one file each. What a run can have gone wrong in, read from its records.
+"""Find in its records what went wrong with a run. Each check is one file and has a number.
 
-A check's docstring documents it: a title, then the paragraphs "What:", "Why:" and "What to do:". `NUMBER` is its own
-for good. `find(results) -> list[Finding]` tells what it found.
+A check's docstring is its documentation: a title, then the paragraphs "What:", "Why:" and "What to do:".
+`NUMBER` never changes. `find(results) -> list[Finding]` returns what the check found.
 """

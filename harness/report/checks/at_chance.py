@@ -2,7 +2,7 @@
 
 What: the Wilson interval of a cell's accuracy does not lie above the accuracy of guessing.
 
-Why: two models that both guess differ by luck alone; no method can be called better than another there.
+Why: two models that both guess differ by luck alone. Neither can be called better.
 
 What to do: evaluate more questions, use a form that the model can answer (the continuation form for small
 models) or a larger model, and compare by NLL meanwhile.

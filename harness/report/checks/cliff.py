@@ -1,11 +1,11 @@
 """Performance cliff
 
-What: along the cells that vary selection.layer_fraction, one step to fewer adapted layers costs most of what
-the whole curve loses, in accuracy or in the mix's own validation NLL, and the step is significant by a paired
-test (Holm over the curve's steps).
+What: among the cells that vary selection.layer_fraction, one step to fewer adapted layers costs most of what
+the whole curve loses. The loss is in accuracy or in the mix's own validation NLL. The step is significant by a
+paired test, corrected by Holm over the curve's steps.
 
-Why: the paper says that accuracy falls off below some number of layers; a setting next to the edge is fragile,
-and a mean over the curve hides it.
+Why: the paper says that accuracy falls off below some number of layers. A setting next to this edge is fragile.
+A mean over the curve hides the edge.
 
 What to do: choose a layer fraction above the cliff, and measure between the two layer counts.
 """
@@ -28,15 +28,15 @@ NUMBER = 3
 VARIED = "selection.layer_fraction"
 
 SHARE = 2 / 3
-"""Of the fall from best to worst, in one step. Equal steps of a curve with 4 layer counts have a third each."""
+"""A cliff has this share of the fall from best to worst in one step. With 4 layer counts, equal steps have a third."""
 
 MIN_COUNTS = 4
-"""Layer counts that a curve needs: with 3, one of the two steps always has half of a steady fall."""
+"""A curve needs this many layer counts. With 3, one of the two steps always has half of a steady fall."""
 
 
 @dataclass(frozen=True)
 class _Step:
-    """From a layer count to the next lower one. loss: what the score loses, positive where it gets worse."""
+    """Hold a step from a layer count to the next lower one. `loss` is positive where the score gets worse."""
 
     fewer: Record
     more: Record
@@ -53,7 +53,10 @@ def find(results: Results) -> list[Finding]:
 
 
 def _curves(results: Results) -> list[list[Record]]:
-    """Records of one mix, method and seed by number of adapted layers; of equal numbers the first."""
+    """Return curves: the records of one mix, method and seed, ordered by number of adapted layers.
+
+    Where several have the same number, the first counts.
+    """
     curves: dict[tuple[object, ...], dict[int, Record]] = defaultdict(dict)
     for record in results.records:
         cell = record.cell
@@ -69,7 +72,7 @@ def _cliffs(
     steps = [step for fewer, more in pairwise(curve) if (step := compare(results, fewer, more))]
     if len(steps) < len(curve) - 1:
         return []
-    # From the top of the curve to its bottom, not the sum of its falls: a noisy curve goes up and down.
+    # The fall is from the curve's top to its bottom. The sum of all falls would grow with the noise.
     scores = [0.0]
     for step in steps:
         scores.append(scores[-1] + step.loss)
@@ -88,12 +91,12 @@ def _cliffs(
 
 
 def _accuracy_step(results: Results, fewer: Record, more: Record) -> _Step | None:
-    """The step in accuracy on the primary evaluation; None where it has none."""
+    """Return the step in accuracy on the primary evaluation; None where there is no accuracy."""
     found = pairing.accuracy_difference(results, results, [(more, fewer)], results.settings.study.confidence)
     return _Step(fewer, more, found.difference, found.p) if found else None
 
 
 def _nll_step(results: Results, fewer: Record, more: Record) -> _Step | None:
-    """The step in validation NLL (nats per token) on the cells' own mix; None where it has none."""
+    """Return the step in validation NLL (nats per token) on the cells' own mix; None where there is no NLL."""
     found = pairing.nll_difference(results, results, [(fewer, more)], results.settings.study.confidence)
     return _Step(fewer, more, found.difference, found.p) if found else None

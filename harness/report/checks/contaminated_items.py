@@ -1,9 +1,9 @@
 """Benchmark items in the training data
 
-What: items of an evaluation share a word n-gram with the rows that the cell trained on (n = 13, GPT-3's protocol,
+What: items of an evaluation share 13 words in a row with the rows that the cell trained on (GPT-3's protocol,
 arXiv 2005.14165, appendix C). The message gives the score on the clean items beside that on all.
 
-Why: an answer that was trained on is remembered, not worked out, and the score says nothing of other questions.
+Why: a model may remember an answer that it was trained on. The score then says nothing about other questions.
 
 What to do: report the clean score, or drop the rows. Overlap need not be contamination: a passage that both quote
 is common. Where the score on all items and on the clean ones agree, nothing was gained by it.
@@ -60,7 +60,7 @@ def _scores(items: pd.DataFrame, overlapping: Sequence[int], confidence: float) 
 
 
 def _score(items: pd.DataFrame, confidence: float) -> str:
-    """Accuracy with its Wilson interval, or NLL in nats per token where items are not right or wrong."""
+    """Write the accuracy with its Wilson interval; where items are not right or wrong, the NLL in nats per token."""
     if "predicted" not in items:
         return f"NLL {items['nll'].sum() / items['tokens'].sum():.3f}"
     right = int(np.sum(items["answer"].to_numpy() == items["predicted"].to_numpy()))

@@ -1,8 +1,8 @@
 """Non-finite or exploding loss
 
-What: a training, a pilot or a probe had a loss that is not a finite number, or several times its first one.
+What: in a training, a pilot or a probe the loss was not a finite number, or rose to several times its first value.
 
-Why: what such a training leaves behind is not the method at its best; a single spike can undo all before it.
+Why: such a training does not show the method at its best. A single spike can undo all that was learned before.
 
 What to do: lower train.learning_rate, add warm-up, check train.max_grad_norm and the data at that step. A cell
 whose loss became NaN while it ran has failed, and is among the missing cells.
@@ -21,8 +21,8 @@ from floe_bench.harness.contracts.tables import Results
 NUMBER = 10
 
 EXPLODING = 3.0
-"""Times the first loss. A fine-tuning starts at 1 to 4 nats, and guessing among 32,000 tokens costs 10.4; the
-highest batch of the reference runs' trainings was 1.64 times the first."""
+"""A loss above this many times the first explodes. A fine-tuning starts at 1 to 4 nats; guessing among 32,000 tokens
+costs 10.4. In the reference runs' trainings the highest batch was 1.64 times the first."""
 
 
 def find(results: Results) -> list[Finding]:

@@ -1,10 +1,10 @@
 """Missing cells or seeds
 
-What: cells of the grid have no finished record, because they were not run or because they failed; or a method
-finished for some of its seeds only.
+What: cells of the grid have no finished record: they were not run, or they failed. Or a method finished for some
+of its seeds only.
 
-Why: a table that leaves out what failed shows the survivors, and a mean over fewer seeds is less certain than
-the ones that it stands beside.
+Why: a table without the failed cells shows the survivors only. A mean over fewer seeds is less certain than the
+means beside it.
 
 What to do: run the profile again: what is done is not done twice, what failed is tried again. A failed cell's
 record under records/ holds its error.

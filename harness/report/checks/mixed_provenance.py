@@ -1,10 +1,10 @@
 """Mixed versions or hardware
 
-What: the records of one table, or the planning stages behind them, come from different library versions, machines
-or commits; or from a checkout with uncommitted changes.
+What: the records of one table, or the stages behind them, come from different library versions, machines or
+commits. Or they come from a checkout with uncommitted changes.
 
-Why: another version can change a number, another machine every time and memory figure, and nobody can go back to
-a state that was never committed.
+Why: another version can change a number. Another machine changes every time and memory figure. Nobody can go back
+to a state that was never committed.
 
 What to do: run the table's cells again in one environment, from one clean commit; until then compare no costs
 across machines.
@@ -22,7 +22,7 @@ from floe_bench.harness.contracts.tables import Results
 NUMBER = 11
 
 HARDWARE = ("machine", "system", "processor", "cores", "threads", "accelerator")
-"""What times depend on. Installed memory is left out: virtual machines of one kind report it differently."""
+"""The facts that times depend on. Installed memory is left out: virtual machines of one kind report it differently."""
 
 
 def find(results: Results) -> list[Finding]:
@@ -43,7 +43,7 @@ def find(results: Results) -> list[Finding]:
 
 
 def _origins(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Of each record and of all stages that it rests on; those without a provenance are left out."""
+    """Yield (cell, provenance) of each record and of all stages that it rests on, where there is a provenance."""
     for record in results.records:
         for provenance in results.origins(record):
             if "versions" in provenance:
@@ -57,7 +57,7 @@ def _mixed(what: str, values: list[tuple[str, Any]]) -> list[Finding]:
     if len(cells) < 2:
         return []
     shown = "; ".join(f"{value or 'none'} in {len(labels)} cells" for value, labels in cells.items())
-    # Those that most have are the rule, the others the exception to look at.
+    # The most frequent value is the rule. Only the cells with another one are named.
     usual = max(cells, key=lambda value: len(cells[value]))
     odd = dict.fromkeys(label for value, labels in cells.items() if value != usual for label in labels)
     return [Finding("mixed_provenance", NUMBER, f"{what} differ: {shown}", tuple(odd))]

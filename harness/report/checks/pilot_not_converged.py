@@ -1,9 +1,9 @@
 """Pilot not converged
 
 What: the training loss of a pilot did not fall from its first to its last quarter by more than the noise between
-its batches; or it still fell in the last quarter; or it took too few steps to tell.
+its batches. Or it was still falling in the last quarter. Or the pilot took too few steps to tell.
 
-Why: Fisher scores are gradients around the pilot. Around an untrained adapter (every B near 0) they say little
+Why: Fisher scores are computed from gradients at the pilot. At an untrained adapter (every B near 0) they say little
 about the task, and the layers picked change as the pilot goes on.
 
 What to do: raise data.pilot_fraction or train.epochs; where the loss hardly moves, train.learning_rate.
@@ -23,13 +23,14 @@ from floe_bench.harness.contracts.tables import Results
 NUMBER = 5
 
 MIN_STEPS = 8
-"""Two optimiser steps in each quarter, the fewest that show any noise."""
+"""Two optimiser steps in each quarter: the fewest that show any noise."""
 
 STILL_FALLING = 0.25
-"""Share of the whole fall in the last quarter: a straight line has a third there, an exponential one a few per cent."""
+"""Above this share of the whole fall, the last quarter still falls. A straight line has a third there, an exponential
+fall a few per cent."""
 
 STANDARD_ERRORS = 2.0
-"""A difference of means beyond two standard errors is taken for more than noise."""
+"""A difference of means above this many standard errors is taken for more than noise."""
 
 
 def find(results: Results) -> list[Finding]:
@@ -67,5 +68,5 @@ def _fault(curve: Sequence[float]) -> str | None:
 
 
 def _standard_error(a: np.ndarray, b: np.ndarray) -> float:
-    """Of the difference of two means, variances apart (Welch)."""
+    """Return the standard error of the difference of two means, with separate variances (Welch)."""
     return math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))

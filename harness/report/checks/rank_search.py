@@ -1,11 +1,11 @@
 """Rank search without a clear optimum
 
-What: of each cell that searched its rank: the best rank is the smallest or largest allowed; or the curve of
-validation NLL against rank is flat, its range no wider than the curve's own roughness explains; or the best rank
-first came up among the search's last trials while ranks were still untried.
+What: a cell searched its rank, and one of three things holds. The best rank is the smallest or largest allowed. Or
+the curve of validation NLL against rank is flat: its range is no wider than the curve's own roughness explains. Or
+the best rank first came up among the search's last trials, while ranks were still untried.
 
-Why: at the edge a better rank may lie outside; on a flat curve the rank was picked by noise; a search that still
-improves at its end has not converged, and more trials would likely change the answer.
+Why: at the edge, a better rank may lie outside. On a flat curve, noise picked the rank. A search that still improves
+at its end has not converged: more trials would likely change the answer.
 
 What to do: widen search.r_min and search.r_max; give probes more rows (search.probe_rows,
 search.probe_validation_rows) or report that the rank does not matter; raise search.trials. Optuna's TPE draws its
@@ -28,10 +28,10 @@ from floe_bench.harness.contracts.tables import Results
 NUMBER = 4
 
 MIN_RANKS = 5
-"""Fewer points leave fewer than 3 degrees of freedom for the noise, and any curve would look flat."""
+"""Fewer ranks leave fewer than 3 degrees of freedom for the noise. Any curve would look flat then."""
 
 LATE_SHARE = 0.2
-"""The last fifth of the trials: a best rank that came up earlier survived at least a fifth of the search."""
+"""The last fifth of the trials counts as late. A best rank from before it survived at least a fifth of the search."""
 
 
 def find(results: Results) -> list[Finding]:
@@ -59,9 +59,10 @@ def _at_edge(record: Record, searched: Searched) -> str | None:
 
 
 def _flat(trials: Sequence[Trial], confidence: float) -> str | None:
-    """Compared with the studentized range: how far apart the extremes of as many values of pure noise lie.
+    """Return the message where the curve of NLL against rank is flat, else None.
 
-    A trial that was pruned, at a share of the rows, is left out: its value is no point of the same curve.
+    The curve's range is tested against the studentized range: how far apart the extremes of pure noise lie.
+    Trials that stopped at a share of the rows are left out: their values belong to another curve.
     """
     from scipy.stats import studentized_range
 
@@ -80,9 +81,10 @@ def _flat(trials: Sequence[Trial], confidence: float) -> str | None:
 
 
 def _roughness(x: ArrayLike, y: ArrayLike) -> float:
-    """Noise sd of a smooth curve's points: each point against the line between its neighbours.
+    """Return the standard deviation of the noise of a smooth curve's points.
 
-    The pseudo-residuals of Gasser, Sroka and Jennen-Steinmetz (1986), Biometrika 73:625.
+    Each point is compared with the line between its neighbours. These are the pseudo-residuals of Gasser, Sroka and
+    Jennen-Steinmetz (1986), Biometrika 73:625.
     """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     left = (xs[2:] - xs[1:-1]) / (xs[2:] - xs[:-2])

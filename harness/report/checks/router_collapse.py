@@ -1,10 +1,10 @@
 """Router collapse
 
-What: in some adapted module, almost all gate mass lies on one expert, averaged over the tokens that the
-evaluation `router` read.
+What: in some adapted module, almost all gate mass lies on one expert. The mass is averaged over the tokens that
+the evaluation `router` read.
 
-Why: the other experts then do nothing: MoE-LoRA has become LoRA at the price of M matrices B. A router that
-chooses sharply but sends different tokens to different experts is no collapse, and is not reported.
+Why: the other experts then do nothing. MoE-LoRA has become LoRA at the price of M matrices B. A router may choose
+sharply and still send different tokens to different experts; this is no collapse, and is not reported.
 
 What to do: look at the gate entropy by layer; lower the learning rate, train longer, or use fewer experts.
 """
@@ -19,7 +19,7 @@ NUMBER = 2
 EVALUATION = "router"
 
 MAX_GATE = 0.9
-"""Mean gate of one expert. At 0.9 the others share a tenth of the mass, whatever their number."""
+"""A router has collapsed where one expert's mean gate is above this. The others then share less than a tenth."""
 
 
 def find(results: Results) -> list[Finding]:
@@ -32,7 +32,7 @@ def find(results: Results) -> list[Finding]:
             continue
         routers = gates.groupby("module", sort=True)
         strongest = gates.loc[routers["mean_gate"].idxmax()]
-        # One expert has all the mass by construction: no router there to collapse.
+        # A single expert has all the mass by construction: there is no router to collapse.
         routed = strongest[(routers["expert"].nunique() > 1).to_numpy()]
         collapsed = routed[routed["mean_gate"] > MAX_GATE]
         if len(collapsed):

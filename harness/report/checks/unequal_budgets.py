@@ -1,9 +1,9 @@
 """Unequal budgets or data
 
 What: trained cells that a table compares (same mix, seed and varied settings) differ in training data, training
-tokens, optimiser steps or base learning rate; or methods that search differ in how many trainings they spent.
+tokens, optimiser steps or base learning rate. Or methods that search differ in how many trainings they spent.
 
-Why: the one that saw more data, or searched longer, may be better for that alone.
+Why: the cell that saw more data, or searched longer, may be better for that alone.
 
 What to do: compare cells of one set of settings and data. Methods that search at different cost stay comparable
 only with the planning cost beside them, or with search.trials set so that their budgets meet.
@@ -22,7 +22,7 @@ from floe_bench.harness.contracts.tables import Results
 NUMBER = 7
 
 SIGNIFICANT_DIGITS = 9
-"""Of a learning rate that went through a method's ratio and back."""
+"""Compare learning rates to this many digits: multiplying by a method's ratio and dividing again rounds them."""
 
 Quantity = Callable[[Record], Any]
 
@@ -37,7 +37,7 @@ def find(results: Results) -> list[Finding]:
 
 
 def _differing(name: str, quantity: Quantity, groups: list[list[Record]]) -> Finding | None:
-    """One finding for all groups in which the quantity differs; its values are those of the first."""
+    """Return one finding for all groups in which the quantity differs. It shows the values of the first group."""
     unequal: list[list[tuple[Any, Record]]] = []
     for group in groups:
         values = [(value, record) for record in group if (value := quantity(record)) is not None]
@@ -57,7 +57,7 @@ def _differing(name: str, quantity: Quantity, groups: list[list[Record]]) -> Fin
 
 
 def _base_learning_rate(record: Record) -> float | None:
-    """Before the ratio that the method states."""
+    """Return the learning rate before the method's ratio."""
     if record.training is None:
         return None
     return float(f"{record.training.learning_rate / record.plan.learning_rate_ratio:.{SIGNIFICANT_DIGITS}g}")
@@ -70,4 +70,4 @@ QUANTITIES: dict[str, Quantity] = {
     "base learning rates": _base_learning_rate,
     "trainings spent on the rank search": lambda record: record.plan.searched and record.plan.searched.unique_trainings,
 }
-"""What compared cells must have equal -> its value, None where a cell has none."""
+"""Name of what compared cells must have equal -> its value for a record; None where it has none."""

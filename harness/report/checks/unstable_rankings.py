@@ -1,10 +1,10 @@
 """Unstable layer rankings
 
-What: the Fisher scores of cells that differ only in seed, sample or pilot rank the layers differently; or
-resampling the rows of G, the samples' gradients, changes which K layers are on top.
+What: cells that differ only in seed, sample or pilot rank the layers differently by Fisher score. Or resampling
+the rows of G, the samples' gradients, changes which K layers are on top.
 
-Why: layers picked by an unstable ranking are picked by chance; another seed would have trained others, and a
-difference to random layers proves little.
+Why: an unstable ranking picks layers by chance. Another seed would have trained others. A difference to random
+layers proves little then.
 
 What to do: raise data.calibration_rows (the Fisher sample) or data.pilot_fraction, and report accuracy over seeds.
 """
@@ -26,17 +26,17 @@ from floe_bench.harness.stats.ranks import jaccard, spearman, top_k
 NUMBER = 1
 
 MIN_SPEARMAN = 0.7
-"""Below it two rankings share less than half of their variance (0.7² ≈ 0.5)."""
+"""Rankings with a smaller Spearman's ρ share less than half of their variance (0.7² ≈ 0.5)."""
 
 MIN_JACCARD = 0.7
-"""A resample shares rows with its sample: where G is pure noise the mean is still 0.48 to 0.66 (8 rows; the top
-quarter of 8 or 32 layers; ten draws)."""
+"""Pure noise stays below this. Its mean is still 0.48 to 0.66, as a resample shares rows with its sample (measured
+with 8 rows, the top quarter of 8 or 32 layers, ten draws)."""
 
 RESAMPLES = 200
-"""The mean of so many Jaccard indices, each in 0..1, is known to within 0.04 (one standard error)."""
+"""The mean of this many Jaccard indices, each in 0..1, has a standard error of at most 0.04."""
 
 SAMPLE_SETTINGS = ("data.pilot_fraction", "data.calibration_rows", "data.train_rows", "train.epochs")
-"""Settings that choose the sample or the pilot, and not the model or the task."""
+"""Settings that choose the sample or the pilot. They change neither model nor task."""
 
 
 def find(results: Results) -> list[Finding]:
@@ -51,7 +51,7 @@ def _between_cells(results: Results) -> list[Finding]:
         if scores is not None:
             task = tuple((key, value) for key, value in cell.varied if key not in SAMPLE_SETTINGS)
             groups[cell.mix, cell.method, task].setdefault(tuple(scores.tolist()), record)
-    # Methods that share their pilots share their rankings: told once.
+    # Methods that share their pilots share their rankings. Report these once.
     distinct: dict[frozenset[tuple[float, ...]], dict[tuple[float, ...], Record]] = {}
     for group in groups.values():
         distinct.setdefault(frozenset(group), group)
@@ -95,7 +95,10 @@ def _between_resamples(results: Results) -> list[Finding]:
 
 
 def _bootstrap_jaccard(G: NDArray[np.float64], k: int) -> float:
-    """Mean Jaccard index of the top k layers by mean squared gradient with those over resampled rows of G (N, L)."""
+    """Return the mean Jaccard index between the top k layers on all rows of G (N, L) and on resampled rows.
+
+    Layers are ranked by their mean squared gradient.
+    """
     n = len(G)
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     squared = G.astype(np.float64) ** 2
@@ -112,9 +115,9 @@ def _fisher_diagonal(results: Results, record: Record) -> NDArray[np.float64] | 
 
 
 def _layer_gradients(results: Results, record: Record) -> NDArray[np.float64] | None:
-    """G (N, L); None where the record measured none, or several: then it has no one ranking."""
+    """Return G (N, L). None where the record measured none, or several and so has no single ranking."""
     try:
         arrays = results.arrays(record, "fisher_gradients")
-    except ValueError:  # several: `Results.arrays` says so
+    except ValueError:  # `Results.arrays` found several
         return None
     return None if arrays is None else arrays["G"]
