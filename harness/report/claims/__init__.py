@@ -1,5 +1,6 @@
-"""The paper's claims: one file each. Its docstring says the claim and the rule, `CLAIM` what a verdict asks for.
+"""Judge the claims of the paper (arXiv 2506.00495), one file each.
 
-`judge(evidence, claim) -> Verdict` is the rule. An interval decides, not a point: reproduced where the whole interval
-allows it, not reproduced where none of it does, underpowered where it says neither.
+The docstring says the claim and its rule; `CLAIM` says what a verdict asks for. `judge(evidence, claim) -> Verdict`
+is the rule. An interval decides, not a point. The verdict is "reproduced" where the whole interval allows it,
+"not reproduced" where no part of it does, and "underpowered" otherwise.
 """

@@ -1,4 +1,4 @@
-"""A method's accuracy relative to a rival's, with the interval of the ratio."""
+"""Compare a method's accuracy with a rival's by their ratio and its interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from floe_bench.harness.stats.paired import wilson
 
 
 def pairs_of(results: Results, mix: str, method: str, other: str) -> list[tuple[Record, Record]]:
-    """Both methods' records on the mix, seed by seed."""
+    """Return both methods' records on the mix, seed by seed."""
     by_cell = {(r.cell.method, r.cell.seed): r for r in results.records if r.cell.mix == mix and not r.cell.varied}
     return [
         (record, by_cell[other, seed])
@@ -25,11 +25,19 @@ def pairs_of(results: Results, mix: str, method: str, other: str) -> list[tuple[
 def relative_accuracy(
     results: Results, mix: str, rivals: Sequence[str], of: str, offset: float, figure: float, tolerance: float
 ) -> Verdict:
-    """accuracy(FLoE) / accuracy(best rival) - offset on the mix, against `figure` less `tolerance`.
+    """Judge accuracy(FLoE) / accuracy(best rival) - offset on the mix against `figure` less `tolerance`.
 
-    The interval is that of the contrast hits(FLoE) - ratio · hits(rival), divided by the rival's accuracy: paired by
-    question and clustered by subject; the rival's own accuracy is taken as it was measured. `of` is the word between
-    the figure and the rival.
+    The interval is that of the contrast hits(FLoE) - ratio · hits(rival), divided by the rival's accuracy. It is paired
+    by question and clustered by subject. The rival's own accuracy is taken as measured, without an error.
+
+    Args:
+        results: the records to judge by.
+        mix: mix that the methods were trained on.
+        rivals: methods of which the most accurate one is the rival.
+        of: word between the figure and the rival in the verdict's text.
+        offset: 0 for a share of the rival's accuracy, 1 for a gain over it.
+        figure: the paper's figure.
+        tolerance: how far below the figure still counts as reproduced.
     """
     pairs = {rival: pairs_of(results, mix, "floe", rival) for rival in rivals}
     if not all(pairs.values()):
@@ -55,7 +63,7 @@ def relative_accuracy(
 
 
 def _against(ours: str, low: float, high: float, figure: float, tolerance: float) -> Verdict:
-    """Whether the interval lies above the claim's figure less its tolerance, or below the figure."""
+    """Judge whether the interval lies above the claim's figure less its tolerance, or below the figure."""
     if low >= figure - tolerance:
         return Verdict("reproduced", ours, f"the interval lies above {100 * (figure - tolerance):.1f} %")
     if high < figure:

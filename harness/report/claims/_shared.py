@@ -1,4 +1,4 @@
-"""What several claims ask of a table's rows."""
+"""Answer what several claims ask of a table's rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from floe_bench.harness.stats.paired import Estimate, mean_interval
 
 
 def significant(row: dict[str, Any], name: str, evidence: Evidence) -> bool:
-    """Whether the row's difference is, after Holm over its table."""
+    """Return whether the row's difference is significant, after Holm over its table."""
     return row[f"{name}_p"] is not None and row[f"{name}_p"] < 1 - evidence.confidence
 
 
 def within(row: dict[str, Any], name: str, margin: float) -> bool:
-    """Whether the row's interval is known and lies within ± margin."""
+    """Return whether the row's interval is known and lies within ± margin."""
     return row[f"{name}_low"] is not None and row[f"{name}_low"] >= -margin and row[f"{name}_high"] <= margin
 
 
 def mean_over_seeds(values: Sequence[tuple[str, int, float | None]], evidence: Evidence) -> Estimate | None:
-    """Mean of (mix, seed, value), with its interval over mixes and seeds; None for fewer than two of these."""
+    """Return the mean of the values, with its interval over mixes and seeds.
+
+    `values` are (mix, seed, value); a missing value is left out. None for fewer than two pairs of mix and seed.
+    """
     known = [(f"{mix} {seed}", value) for mix, seed, value in values if value is not None]
     if len({cluster for cluster, _ in known}) < 2:
         return None

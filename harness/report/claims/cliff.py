@@ -1,7 +1,7 @@
 """Accuracy falls off a cliff below some number of adapted layers
 
-Rule: A significant step to fewer layers that costs at least SHARE of the whole range of the NLL curve, and at least
-STEEPNESS times what a straight line over the numbers of layers would lose there.
+Rule: One step to fewer layers is significant. It costs at least SHARE of the whole range of the NLL curve. It also
+costs at least STEEPNESS times what a straight line over the numbers of layers would lose there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The diagonal Fisher picks (almost) the layers that block and full Fisher pick, and their accuracy is the same
 
-Rule: Block and full Fisher pick the diagonal's layers (mean Jaccard at least JACCARD), and what is trained on
-them differs by no more than MARGINS.
+Rule: Block and full Fisher pick the diagonal's layers: the mean Jaccard index is at least JACCARD. Trainings on
+these picks differ from that on the diagonal's by at most MARGINS.
 """
 
 from __future__ import annotations

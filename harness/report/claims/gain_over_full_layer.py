@@ -1,7 +1,7 @@
 """+7.0 % relative over full-layer methods in mixed-domain adaptation
 
-Rule: FLoE's relative gain in accuracy over the better of the full-layer adapters, against FIGURE less
-TOLERANCE, on the claim's mix.
+Rule: On the claim's mix, FLoE's relative gain in accuracy over the better full-layer adapter is at least FIGURE
+less TOLERANCE.
 """
 
 from __future__ import annotations

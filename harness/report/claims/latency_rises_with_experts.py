@@ -1,6 +1,6 @@
 """More experts cost inference latency
 
-Rule: Milliseconds per token against M: a line's slope whose interval lies above 0.
+Rule: A line through milliseconds per token against M has a slope whose interval lies above 0.
 """
 
 from __future__ import annotations

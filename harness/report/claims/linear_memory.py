@@ -1,6 +1,7 @@
 """Memory grows linearly with the number of adapted layers
 
-Rule: Peak memory against adapted layers: a rising line of at least R_SQUARED, and no significant x² term.
+Rule: Peak memory against adapted layers is a rising line with an R² of at least R_SQUARED, and has no significant
+x² term.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Diagonal scoring costs O(L·|θ|), not O(L²·|θ|²)
 
-Rule: Exponent of the seconds of diagonal Fisher scoring in depth: its interval below EXPONENT, O(L²) being 2.
+Rule: The seconds of diagonal Fisher scoring grow as a power of depth. The exponent's interval lies below EXPONENT;
+for O(L²) the exponent is 2.
 """
 
 from __future__ import annotations

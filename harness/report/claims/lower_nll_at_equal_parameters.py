@@ -1,7 +1,7 @@
 """MoE-LoRA with a shared A is more parameter-efficient than LoRA
 
-Rule: MoE-LoRA's NLL less LoRA's where both match FLoE's trainable parameters within its tolerance, mix by mix, Holm
-over them; MARGIN in nats.
+Rule: MoE-LoRA's NLL is significantly lower than LoRA's on every mix, after Holm over the mixes. Both match FLoE's
+trainable parameters within the tolerance. Differences within MARGIN (nats) count as the same NLL.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ def judge(evidence: Evidence, claim: Claim) -> Verdict:
 
 
 def _matched(record: Record) -> bool:
-    """Whether the record's rank brought it within the tolerance of the matched method's parameters."""
+    """Return whether the record's rank brought it within the tolerance of the matched method's parameters."""
     return record.plan.matched is not None and record.plan.matched.within_tolerance

@@ -1,7 +1,7 @@
 """TPE finds the best rank without exhaustive search
 
-Rule: TPE on the stored curves: finds the grid's best rank in SHARE_FOUND of the searches, and trains at most
-SHARE_TRAINED of the ranks.
+Rule: On the stored curves, TPE finds the grid's best rank in at least SHARE_FOUND of the searches. It trains at
+most SHARE_TRAINED of the ranks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """93.1 % of full fine-tuning's MMLU accuracy with 25 % of layers adapted
 
-Rule: Accuracy of FLoE as a share of full fine-tuning's, against FIGURE less TOLERANCE, on the claim's mix, where
-FLoE adapts LAYER_SHARE of the layers at most and full fine-tuning is above the base model.
+Rule: On the claim's mix, FLoE's accuracy is at least FIGURE less TOLERANCE of full fine-tuning's. FLoE must adapt
+at most LAYER_SHARE of the layers. Full fine-tuning must be above the base model.
 """
 
 from __future__ import annotations

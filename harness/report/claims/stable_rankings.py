@@ -1,6 +1,7 @@
 """Layer rankings are stable across data subsets (30/50/100 %), least so for deep layers
 
-Rule: Spearman between pilot fractions at least SPEARMAN, and deep layers' ranks spread more than shallow ones'.
+Rule: Spearman's ρ between pilot fractions is at least SPEARMAN. The ranks of deep layers spread more than those of
+shallow ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Layers selected on a general mix transfer to medical and code
 
-Rule: NLL on the claim's mixes with layers picked on the GENERAL ones, less that with own picks: at most
+Rule: On the claim's mixes, the NLL with layers picked on a GENERAL mix exceeds that with own picks by at most
 MARGIN_NLL.
 """
 
