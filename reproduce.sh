@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ./reproduce.sh PROFILE [options]   install from the lock, run the profile's grid, write and print its tables
 # ./reproduce.sh test                install from the lock, run lint, types and tests
-# Options go to `floe-bench run`. A virtual environment that is active is used, else .venv is made.
+# Options go to `floe-bench run`. An active virtual environment is used; without one, .venv is made.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
@@ -24,13 +24,13 @@ fi
 export VIRTUAL_ENV
 bin="$VIRTUAL_ENV/bin"
 
-# Installed once per lock and project file: the stamp holds their digest.
+# Install once per lock and project file. The stamp holds their digest.
 wanted="$(cat "$here/requirements.lock" "$here/pyproject.toml" | "$bin/python" -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())') $here"
 stamp="$VIRTUAL_ENV/.floe-bench-installed"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     echo "installing into $VIRTUAL_ENV" >&2
-    # torch with its own dependencies, which differ between CPU and CUDA builds; all else exactly as locked.
+    # torch brings its own dependencies, which differ between CPU and CUDA builds. All else is exactly as locked.
     "$bin/python" -m pip install --quiet "$(grep '^torch==' "$here/requirements.lock")"
     "$bin/python" -m pip install --quiet --no-deps -r "$here/requirements.lock"
     "$bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable "$here"

@@ -1,4 +1,4 @@
-"""What holds of the whole tree, read from its source."""
+"""Test rules that hold for the whole source tree."""
 
 import ast
 import importlib

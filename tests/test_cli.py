@@ -1,4 +1,4 @@
-"""The command: what it answers, how fast it can, and what it says of bad input."""
+"""Test the command: its answers, its speed, and its messages on bad input."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What `plan` counts on the meta device is what is built on real weights."""
+"""Test that `plan` counts on the meta device what is built on real weights."""
 
 import importlib.util
 

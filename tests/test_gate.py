@@ -1,4 +1,4 @@
-"""The gate over real runs of the tiny profile: planted regressions are caught, clean repeats are not flagged."""
+"""Test the gate on real runs of the tiny profile: it catches planted regressions and passes clean repeats."""
 
 import json
 import re

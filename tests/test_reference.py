@@ -1,4 +1,4 @@
-"""The committed reference results: their tables follow from their records."""
+"""Test that the tables of the committed reference results follow from their records."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The installed distribution: one top-level name, and a command that works anywhere."""
+"""Test the installed distribution: it has one top-level name, and its command works anywhere."""
 
 import os
 import shutil
