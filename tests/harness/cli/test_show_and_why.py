@@ -2,7 +2,9 @@
 
 import pytest
 
-from floe_bench.harness.cli.inspecting import differences, find_cell, find_record, to_text, why
+from floe_bench.harness.cli.cell_names import find_cell, find_record
+from floe_bench.harness.cli.show import to_text
+from floe_bench.harness.cli.why import differences, why
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.errors import UsageError
