@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 import pandas as pd
 
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.format import count, number
-from floe_bench.harness.stats.paired import holm
+from floe_bench.harness.report.format import count
 
 
 def comparison(id: str, title: str, results: Results, reference: str) -> Table:
@@ -26,23 +23,15 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
         other = sides.get((mix, reference, seed))
         if other is not None and method != reference:
             groups.setdefault((mix, method), []).append((record, other))
-    accuracies = [pairing.accuracy_difference(results, results, pairs, confidence) for pairs in groups.values()]
-    nlls = [pairing.nll_difference(results, results, pairs, confidence) for pairs in groups.values()]
-    adjusted = holm([found.p if found else None for found in (*accuracies, *nlls)])
-    n = len(groups)
+    found = pairing.compared(results, results, list(groups.values()), confidence)
     frame = pd.DataFrame(
         [
             {"mix": mix, "method": method, "reference": reference, "seeds": len(pairs)}
-            | pairing.columns("accuracy", accuracy, p_accuracy)
+            | accuracy
             | {"mcnemar_p": pairing.mcnemar_p(results, pairs)}
-            | pairing.columns("nll", nll, p_nll)
-            | {
-                f"trainable_{name}": fmean(record.plan.trainable_parameters for record in side)
-                for name, side in zip("ab", zip(*pairs, strict=True), strict=True)
-            }
-            for ((mix, method), pairs), accuracy, p_accuracy, nll, p_nll in zip(
-                groups.items(), accuracies, adjusted[:n], nlls, adjusted[n:], strict=True
-            )
+            | nll
+            | pairing.trainable(pairs)
+            for ((mix, method), pairs), (accuracy, nll) in zip(groups.items(), found, strict=True)
         ]
     )
     notes = [
@@ -53,7 +42,7 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
         "one subject are not; the verdict goes by p.",
         "With fewer than three seeds p speaks of these trained models, not of training them again.",
     ]
-    if not n:
+    if not groups:
         notes = [f"No two finished methods to compare, one of them {reference}."]
     return Table(id, title, frame, _view(frame, 1 - confidence), notes)
 
@@ -61,21 +50,11 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
 def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
     if frame.empty:
         return frame
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Method": frame["method"],
-            "Seeds": frame["seeds"],
-            "Accuracy, points": pairing.differences_text(frame, "accuracy", 100, 1),
-            "p": frame["accuracy_p"].map(pairing.p_text),
-            "McNemar": frame["mcnemar_p"].map(pairing.p_text),
-            "Sees": (100 * frame["accuracy_minimum_detectable"].astype(float)).map(lambda x: number(x, 1)),
-            "Accuracy is": pairing.verdicts(frame, "accuracy", alpha, "higher", "lower"),
-            "NLL, nats": pairing.differences_text(frame, "nll", 1, 4),
-            "p ": frame["nll_p"].map(pairing.p_text),
-            "Sees ": frame["nll_minimum_detectable"].map(lambda x: number(x, 4)),
-            "NLL is": pairing.verdicts(frame, "nll", alpha, "higher (worse)", "lower (better)"),
-            "Trainable": frame["trainable_a"].map(count),
-            "of reference": frame["trainable_b"].map(count),
-        }
+    view = pd.DataFrame(
+        {"Mix": frame["mix"], "Method": frame["method"], "Seeds": frame["seeds"]}
+        | pairing.ACCURACY.view(frame, alpha)
+        | pairing.NLL.view(frame, alpha)
+        | {"Trainable": frame["trainable_a"].map(count), "of reference": frame["trainable_b"].map(count)}
     )
+    view.insert(list(view).index("Sees"), "McNemar", frame["mcnemar_p"].map(pairing.p_text))
+    return view

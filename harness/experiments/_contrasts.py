@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,9 +14,9 @@ from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
 from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
 from floe_bench.harness.experiments._shared import layers_text, nll_of
+from floe_bench.harness.experiments._sweep import mean
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.format import MISSING, count, number
-from floe_bench.harness.stats.paired import holm
+from floe_bench.harness.report.format import count, number
 
 
 @dataclass(frozen=True)
@@ -64,39 +64,31 @@ def contrast_frame(results: Results, rows: Sequence[Contrast | None]) -> pd.Data
     confidence = results.settings.study.confidence
     present = [row for row in rows if row]
     tests = {row.trainings: row.pairs for row in present if row.is_tested}
-    accuracies = {key: pairing.accuracy_difference(results, results, pairs, confidence) for key, pairs in tests.items()}
-    nlls = {key: pairing.nll_difference(results, results, pairs, confidence) for key, pairs in tests.items()}
-    found = [*accuracies.values(), *nlls.values()]
-    adjusted = holm([comparison.p if comparison else None for comparison in found])
-    p_accuracy = dict(zip(accuracies, adjusted[: len(tests)], strict=True))
-    p_nll = dict(zip(nlls, adjusted[len(tests) :], strict=True))
-    return pd.DataFrame(
-        [
-            _columns(results, row)
-            | pairing.columns("accuracy", accuracies.get(row.trainings), p_accuracy.get(row.trainings))
-            | pairing.columns("nll", nlls.get(row.trainings), p_nll.get(row.trainings))
-            for row in present
-        ]
-    )
+    found = dict(zip(tests, pairing.compared(results, results, list(tests.values()), confidence), strict=True))
+    frame = []
+    for row in present:
+        accuracy, nll = found.get(row.trainings, pairing.UNTESTED)
+        frame.append(_columns(results, row) | accuracy | nll)
+    return pd.DataFrame(frame)
+
+
+ACCURACY = replace(pairing.ACCURACY, difference="Difference, points")
+NLL = replace(pairing.NLL, difference="Difference, nats")
 
 
 def contrast_view(frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
     """The columns of `contrast_frame` as text; nothing but a significant difference is called one."""
-    return {
-        "Seeds": frame["seeds"],
-        "Layers": frame["layers"],
-        "Trainable": frame["trainable_parameters"].map(count),
-        "Accuracy %": accuracy_text(frame),
-        "Difference, points": pairing.differences_text(frame, "accuracy", 100, 1),
-        "p": frame["accuracy_p"].map(pairing.p_text),
-        "Sees": frame["accuracy_minimum_detectable"].map(lambda x: MISSING if pd.isna(x) else number(100 * x, 1)),
-        "Accuracy is": _verdicts(frame, "accuracy", alpha, "higher", "lower"),
-        "NLL": frame["nll"].map(lambda x: number(x, 4)),
-        "Difference, nats": pairing.differences_text(frame, "nll", 1, 4),
-        "p ": frame["nll_p"].map(pairing.p_text),
-        "Sees ": frame["nll_minimum_detectable"].map(lambda x: number(x, 4)),
-        "NLL is": _verdicts(frame, "nll", alpha, "higher (worse)", "lower (better)"),
-    }
+    return (
+        {
+            "Seeds": frame["seeds"],
+            "Layers": frame["layers"],
+            "Trainable": frame["trainable_parameters"].map(count),
+            "Accuracy %": accuracy_text(frame),
+        }
+        | ACCURACY.view(frame, alpha)
+        | {"NLL": frame["nll"].map(lambda x: number(x, 4))}
+        | NLL.view(frame, alpha)
+    )
 
 
 def contrast_notes(results: Results, reference: str) -> list[str]:
@@ -127,15 +119,5 @@ def _columns(results: Results, row: Contrast) -> dict[str, Any]:
         "trainable_parameters": fmean(record.plan.trainable_parameters for record in row.records),
         "is": "reference" if row.is_reference else "same training" if row.is_same_training else "compared",
         **accuracy_columns(results, row.records),
-        "nll": _mean(nll_of(record) for record in row.records),
+        "nll": mean(nll_of(record) for record in row.records),
     }
-
-
-def _mean(values: Any) -> float | None:
-    found = [value for value in values if value is not None]
-    return fmean(found) if found else None
-
-
-def _verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: str) -> list[str]:
-    found = pairing.verdicts(frame, name, alpha, higher, lower)
-    return [verdict if kind == "compared" else kind for verdict, kind in zip(found, frame["is"], strict=True)]

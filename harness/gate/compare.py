@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.report import pairing
 from floe_bench.harness.report.format import count, number
-from floe_bench.harness.stats.paired import holm
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,15 @@ def table(a: Side, b: Side, confidence: float = 0.95) -> Table:
     for mix, method, seed in shared:
         pair = a.records[mix, method, seed], b.records[mix, method, seed]
         groups.setdefault((mix, method), []).append(pair)
-    accuracies = [pairing.accuracy_difference(a.results, b.results, pairs, confidence) for pairs in groups.values()]
-    nlls = [pairing.nll_difference(a.results, b.results, pairs, confidence) for pairs in groups.values()]
-    adjusted = holm([None if found is None else found.p for found in (*accuracies, *nlls)])
-    p_values = zip(adjusted[: len(groups)], adjusted[len(groups) :], strict=True)
+    found = pairing.compared(a.results, b.results, list(groups.values()), confidence)
     frame = pd.DataFrame(
         [
             {"mix": mix, "method": method, "seeds": len(pairs)}
-            | pairing.columns("accuracy", accuracy, p_accuracy)
-            | pairing.columns("nll", nll, p_nll)
-            | _sizes(pairs)
-            for ((mix, method), pairs), accuracy, nll, (p_accuracy, p_nll) in zip(
-                groups.items(), accuracies, nlls, p_values, strict=True
-            )
+            | accuracy
+            | nll
+            | pairing.trainable(pairs)
+            | {"cost_ratio": _cost_ratio(pairs)}
+            for ((mix, method), pairs), (accuracy, nll) in zip(groups.items(), found, strict=True)
         ]
     )
     left_out = len(a.records.keys() ^ b.records.keys())
@@ -81,38 +75,30 @@ def table(a: Side, b: Side, confidence: float = 0.95) -> Table:
     return Table("compare", f"{a.name} against {b.name}", frame, _view(frame, 1 - confidence), notes)
 
 
-def _sizes(pairs: list[tuple[Record, Record]]) -> dict[str, float]:
-    """Trainable parameters of both, means over seeds, and how many times b's seconds a took."""
+def _cost_ratio(pairs: pairing.Pairs) -> float:
+    """How many times b's seconds a took."""
     seconds_a, seconds_b = (sum(map(_seconds, side)) for side in zip(*pairs, strict=True))
-    trainable_a, trainable_b = (
-        float(np.mean([record.plan.trainable_parameters for record in side])) for side in zip(*pairs, strict=True)
-    )
-    return {
-        "trainable_a": trainable_a,
-        "trainable_b": trainable_b,
-        "cost_ratio": seconds_a / seconds_b if seconds_b else math.nan,
-    }
+    return seconds_a / seconds_b if seconds_b else math.nan
 
 
 def _seconds(record: Record) -> float:
     return record.planning_cost.seconds + (record.training.seconds if record.training else 0.0)
 
 
+ACCURACY = replace(pairing.ACCURACY, verdict="By accuracy", higher="a better", lower="b better")
+NLL = replace(pairing.NLL, verdict="By NLL", higher="b better", lower="a better")
+
+
 def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    view = {
-        "Mix": frame["mix"],
-        "Method": frame["method"],
-        "Seeds": frame["seeds"],
-        "Accuracy, points": pairing.differences_text(frame, "accuracy", 100, 1),
-        "p": frame["accuracy_p"].map(pairing.p_text),
-        "By accuracy": pairing.verdicts(frame, "accuracy", alpha, "a better", "b better"),
-        "NLL, nats": pairing.differences_text(frame, "nll", 1, 4),
-        "p ": frame["nll_p"].map(pairing.p_text),
-        "By NLL": pairing.verdicts(frame, "nll", alpha, "b better", "a better"),
-        "Trainable a": frame["trainable_a"].map(count),
-        "Trainable b": frame["trainable_b"].map(count),
-        "Planning and training s, a/b": frame["cost_ratio"].map(lambda ratio: number(ratio, 2)),
-    }
-    if not any(frame["method"]):
-        del view["Method"]
-    return pd.DataFrame(view)
+    view = (
+        {"Mix": frame["mix"], "Method": frame["method"], "Seeds": frame["seeds"]}
+        | ACCURACY.view(frame, alpha)
+        | NLL.view(frame, alpha)
+        | {
+            "Trainable a": frame["trainable_a"].map(count),
+            "Trainable b": frame["trainable_b"].map(count),
+            "Planning and training s, a/b": frame["cost_ratio"].map(lambda ratio: number(ratio, 2)),
+        }
+    )
+    left_out = ["Sees", "Sees "] if any(frame["method"]) else ["Sees", "Sees ", "Method"]
+    return pd.DataFrame(view).drop(columns=left_out)

@@ -1,19 +1,25 @@
-"""Compare two finished cells, or two methods over their seeds, answer by answer."""
+"""Paired tests of two cells, or of two methods over their seeds, and the columns that show them in a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
-from floe_bench.harness.report.format import MISSING
-from floe_bench.harness.stats.paired import SeedComparison, compare_over_seeds, compare_right
+from floe_bench.harness.report.format import MISSING, number
+from floe_bench.harness.stats.paired import SeedComparison, compare_over_seeds, compare_right, holm
 
 Pairs = Sequence[tuple[Record, Record]]
 """The records of two sides, one pair per seed."""
+
+Columns = dict[str, float | None]
+"""A comparison as columns of a frame."""
 
 
 def accuracy_difference(
@@ -70,11 +76,70 @@ def nll_difference(a: Results, b: Results, pairs: Pairs, confidence: float = 0.9
     return _over_seeds(differences, None, confidence)
 
 
-def columns(name: str, found: SeedComparison | None, p: float | None) -> dict[str, float | None]:
+def compared(a: Results, b: Results, rows: Sequence[Pairs], confidence: float = 0.95) -> list[tuple[Columns, Columns]]:
+    """Compare each row's accuracy and NLL, a - b, with Holm's correction over both measures of all rows.
+
+    Return each row's columns of accuracy and of NLL. Raises ValueError where the sides answered other items.
+    """
+    accuracies = [accuracy_difference(a, b, pairs, confidence) for pairs in rows]
+    nlls = [nll_difference(a, b, pairs, confidence) for pairs in rows]
+    adjusted = holm([found.p if found else None for found in (*accuracies, *nlls)])
+    p_accuracies, p_nlls = adjusted[: len(rows)], adjusted[len(rows) :]
+    return [
+        (columns("accuracy", accuracy, p_accuracy), columns("nll", nll, p_nll))
+        for accuracy, p_accuracy, nll, p_nll in zip(accuracies, p_accuracies, nlls, p_nlls, strict=True)
+    ]
+
+
+def columns(name: str, found: SeedComparison | None, p: float | None) -> Columns:
     """Return a comparison as columns of a frame. `p` is the p value after Holm."""
     keys = ("difference", "low", "high", "minimum_detectable")
     values = {f"{name}_{key}": getattr(found, key) if found else None for key in keys}
     return values | {f"{name}_p": p if found else None}
+
+
+UNTESTED = columns("accuracy", None, None), columns("nll", None, None)
+"""The columns of a row that is not compared."""
+
+
+def trainable(pairs: Pairs) -> Columns:
+    """Return both sides' trainable parameters, means over seeds."""
+    return {
+        f"trainable_{name}": fmean(record.plan.trainable_parameters for record in side)
+        for name, side in zip("ab", zip(*pairs, strict=True), strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a view shows the columns of one measure.
+
+    name: what its columns in a frame begin with. difference, verdict: headers in the view. higher, lower: the words
+    for a significant difference. mark: ends the other headers, as those of two measures must differ.
+    """
+
+    name: str
+    difference: str
+    verdict: str
+    higher: str
+    lower: str
+    scale: float = 1
+    digits: int = 4
+    mark: str = ""
+
+    def view(self, frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
+        """Return difference, p, least difference that would be seen, and verdict, as text."""
+        sees = frame[f"{self.name}_minimum_detectable"].astype(float) * self.scale
+        return {
+            self.difference: differences_text(frame, self.name, self.scale, self.digits),
+            f"p{self.mark}": frame[f"{self.name}_p"].map(p_text),
+            f"Sees{self.mark}": sees.map(lambda x: number(x, self.digits)),
+            self.verdict: verdicts(frame, self.name, alpha, self.higher, self.lower),
+        }
+
+
+ACCURACY = Measure("accuracy", "Accuracy, points", "Accuracy is", "higher", "lower", scale=100, digits=1)
+NLL = Measure("nll", "NLL, nats", "NLL is", "higher (worse)", "lower (better)", mark=" ")
 
 
 def differences_text(frame: pd.DataFrame, name: str, scale: float, digits: int) -> list[str]:
@@ -89,11 +154,17 @@ def differences_text(frame: pd.DataFrame, name: str, scale: float, digits: int) 
 
 
 def verdicts(frame: pd.DataFrame, name: str, alpha: float, higher: str, lower: str) -> list[str]:
-    """Return per row `higher` or `lower` where the difference is significant, else a tie."""
-    return [
+    """Return per row `higher` or `lower` where the difference is significant, else a tie.
+
+    Where the frame has a column `is`, a row that was not compared says that instead.
+    """
+    found = [
         MISSING if pd.isna(p) else "tie" if p >= alpha else higher if difference > 0 else lower
         for difference, p in zip(frame[f"{name}_difference"], frame[f"{name}_p"], strict=True)
     ]
+    if "is" not in frame:
+        return found
+    return [verdict if kind == "compared" else kind for verdict, kind in zip(found, frame["is"], strict=True)]
 
 
 def p_text(value: float | None) -> str:
