@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
 from floe_bench.harness.benchmarks import Bench, Measurement
 from floe_bench.harness.benchmarks._real import workbench
 from floe_bench.harness.contracts.score import Scored
-from floe_bench.harness.evaluation import loglikelihood
 from floe_bench.harness.evaluation.multiple_choice import multiple_choice
 from floe_bench.harness.run.session import Session
 from floe_bench.tasks.evals import _mmlu
@@ -90,9 +88,8 @@ def _compare(bench: Bench, shared: Session, form: str, dtype: str) -> Measuremen
 
 
 def _score(shared: Session, task: str, shots: int, items: list[dict[str, Any]], batch_size: int, stock: bool) -> Scored:
-    """lm-eval's score, read by us or, as an unknown architecture is, by its own HFLM."""
-    with patch.object(loglikelihood, "supports", lambda _: not stock):
-        return multiple_choice(shared.base, shared.tokenizer, task, items, shots, batch_size, MAX_LENGTH)
+    """Score by lm-eval; its own HFLM reads the model where `stock`, else our reader does."""
+    return multiple_choice(shared.base, shared.tokenizer, task, items, shots, batch_size, MAX_LENGTH, stock)
 
 
 def _items(shared: Session, subjects: int, questions: int, shots: int) -> list[dict[str, Any]]:

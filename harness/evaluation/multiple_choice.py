@@ -48,6 +48,7 @@ def multiple_choice(
     num_fewshot: int,
     batch_size: int,
     max_length: int,
+    stock: bool = False,
 ) -> Scored:
     """Score `items` under the prompts of lm-eval's own MMLU tasks, one task per subject.
 
@@ -61,6 +62,7 @@ def multiple_choice(
             A subject's first `num_fewshot` "dev" items are its exemplars.
         batch_size: in sequences.
         max_length: in tokens. Longer prompts lose tokens on the left, as in lm-eval.
+        stock: whether stock HFLM reads the model in any case.
 
     Returns:
         `items`, one line per test item in the order given: item (hash of subject, question and choices), subject,
@@ -86,7 +88,7 @@ def multiple_choice(
         tasks = _tasks(task, items, num_fewshot)
         was_training = model.training
         try:
-            lm = _language_model(model, tokenizer, batch_size, max_length)
+            lm = _language_model(model, tokenizer, batch_size, max_length, stock)
             results: Any = evaluate(lm, {"tasks": tasks}, bootstrap_iters=0, log_samples=True)
         finally:
             model.train(was_training)
@@ -161,10 +163,11 @@ def _tasks(family: str, items: Sequence[dict[str, Any]], num_fewshot: int) -> di
     return manager.load([{"group": f"{family}_items", "task": members}])["tasks"]
 
 
-def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int) -> Any:
+def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int, stock: bool) -> Any:
     """Return the model that answers lm-eval's requests. It counts `tokens` and `truncated_items` as it goes.
 
     `evaluation.loglikelihood` reads the models that it supports, subject by subject. Stock HFLM reads the others.
+    With `stock` it reads all.
     """
     from lm_eval.models import huggingface
 
@@ -184,7 +187,7 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int
             pairs = [(context, continuation) for _, context, continuation in requests]
             cut = [len(context) + len(continuation) - 1 > self.max_length for context, continuation in pairs]
             self.truncated_items += sum(any(cut[i : i + N_CHOICES]) for i in range(0, len(cut), N_CHOICES))
-            if supports(model):
+            if supports(model) and not stock:
                 by_subject = groupby(zip(self._subjects, pairs, strict=True), key=itemgetter(0))
                 groups = [[pair for _, pair in subject] for _, subject in by_subject]
                 answers, tokens = loglikelihoods(model, groups, max_length, batch_size)

@@ -76,7 +76,7 @@ def _between_resamples(results: Results) -> list[Finding]:
     cells: dict[tuple[bytes, int], list[str]] = defaultdict(list)
     gradients: dict[bytes, NDArray[np.float64]] = {}
     for record in results.records:
-        G = _layer_gradients(results, record)
+        G = _measured_gradients(results, record)
         if G is not None and len(G) > 1:
             gradients[G.tobytes()] = G
             k = max(1, math.ceil(record.settings.selection.layer_fraction * G.shape[1] - 1e-9))
@@ -107,14 +107,14 @@ def _bootstrap_jaccard(G: NDArray[np.float64], k: int) -> float:
 
 
 def _fisher_diagonal(results: Results, record: Record) -> NDArray[np.float64] | None:
-    G = _layer_gradients(results, record)
+    G = _measured_gradients(results, record)
     if G is not None:
         return (G.astype(np.float64) ** 2).mean(axis=0)
     kept = record.plan.scores.get("fisher")
     return None if kept is None else np.asarray(kept, dtype=np.float64)
 
 
-def _layer_gradients(results: Results, record: Record) -> NDArray[np.float64] | None:
+def _measured_gradients(results: Results, record: Record) -> NDArray[np.float64] | None:
     """Return G (N, L). None where the record measured none, or several and so has no single ranking."""
     try:
         arrays = results.arrays(record, "fisher_gradients")
