@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from floe_bench.harness.contracts.cell import Cell
-from floe_bench.harness.contracts.record import Record
+from floe_bench.harness.contracts.record import Record, StagesUsed
 from floe_bench.harness.experiments import main
 from floe_bench.harness.files import digest, write_json
 from floe_bench.harness.registry import parse_method
@@ -61,12 +61,12 @@ def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_
     for cell in main.cells(settings):
         identity = identity_of(bench, cell)
         model = models[cell.method.partition(":")[0]]
-        stages = {
-            role: _copied(names, cell, models_in, store)
-            if isinstance(names, str)
-            else [_copied(name, cell, models_in, store) for name in names]
-            for role, names in model.stages.items()
-        }
+        used = model.stages
+        stages = StagesUsed(
+            planning=tuple(_copied(name, cell, models_in, store) for name in used.planning),
+            training=_copied(used.training, cell, models_in, store) if used.training else None,
+            evaluations={role: _copied(name, cell, models_in, store) for role, name in used.evaluations.items()},
+        )
         store.write(
             model.model_copy(update={"cell": cell, "identity": identity, "key": digest(identity), "stages": stages})
         )

@@ -10,10 +10,11 @@ import torch
 from peft import get_peft_model
 
 from floe_bench.harness import registry
-from floe_bench.harness.benchmarks import Bench, Measurement, _runner, llama2_7b
+from floe_bench.harness.benchmarks import Bench, Measurement, _records, _runner, growth, llama2_7b
 from floe_bench.harness.benchmarks._loop import loop_over_experts
 from floe_bench.harness.floe.tuner import MoeLoraConfig
 from floe_bench.harness.spec import profiles
+from floe_bench.harness.store.folder import Store
 
 ROOT = Path(__file__).parents[3]
 
@@ -118,3 +119,13 @@ def test_the_page_on_performance_says_what_the_records_say():
 def test_every_benchmark_says_what_it_compares(plugin):
     assert plugin.description.endswith(".") or plugin.description.endswith(")")
     assert callable(plugin.load().run)
+
+
+@pytest.mark.slow
+def test_a_filled_folder_is_a_finished_grid(tmp_path):
+    models_in, store = (Store(tmp_path / name, _records.PROFILE) for name in ("models", "filled"))
+    settings = _records.settings_of(10)
+    _records.fill(store, settings, _records.run_models(tmp_path / "models"), models_in)
+    assert len(store.records()) == 10
+    growth._find_done(store, 10)
+    growth._report(store, 10)
