@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def layer_gradients(G_modules: ArrayLike) -> NDArray[np.float64]:
+def summed_over_modules(G_modules: ArrayLike) -> NDArray[np.float64]:
     """Return G (N, L), each layer's mask gradient: the sum over the modules of the layer.
 
     A layer's mask multiplies the updates of all its modules, so the derivatives add up.

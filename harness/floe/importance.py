@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from floe_bench.harness.floe.decoder import base_weights, decoder_layers
-from floe_bench.harness.floe.fisher import layer_gradients
+from floe_bench.harness.floe.fisher import summed_over_modules
 from floe_bench.harness.floe.labels import predicts_label
 from floe_bench.harness.floe.tuner import layer_masks
 
@@ -38,7 +38,7 @@ def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
     g_n = ∂ℓ_n/∂m at m = 1, where ℓ_n is the mean NLL over sample n's completion tokens.
     m are the masks on the updates of the active MoE-LoRA pilot adapter, one per adapted module.
     Each row of a batch has its own masks, so one backward of Σ_n ℓ_n serves the whole batch.
-    A layer's gradient is the sum of its modules' (`layer_gradients`).
+    A layer's gradient is the sum of its modules' (`summed_over_modules`).
     The labels are the data's, so this is the empirical Fisher (FLoE, arXiv 2506.00495, layer selection).
 
     Returns:
@@ -62,7 +62,7 @@ def fisher_gradients(model: PeftModel, batches: Sequence[Batch]) -> Scores:
             losses.append(nll.detach().cpu())
     G_modules = torch.cat(gradients).numpy()
     return {
-        "G": layer_gradients(G_modules),
+        "G": summed_over_modules(G_modules),
         "G_modules": G_modules,
         "nll": torch.cat(losses).double().numpy(),
         "tokens": np.concatenate(tokens),

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, layer_gradients
+from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix, summed_over_modules
 
 
-def test_layer_gradients_sum_over_modules():
+def test_gradients_are_summed_over_modules():
     G_modules = np.random.default_rng(0).normal(size=(4, 3, 2))
     expected = [[G_modules[n, k, 0] + G_modules[n, k, 1] for k in range(3)] for n in range(4)]
-    np.testing.assert_allclose(layer_gradients(G_modules), expected)
-    np.testing.assert_allclose(layer_gradients(G_modules[1]), expected[1:2])
+    np.testing.assert_allclose(summed_over_modules(G_modules), expected)
+    np.testing.assert_allclose(summed_over_modules(G_modules[1]), expected[1:2])
     with pytest.raises(ValueError, match=r"shape \(3,\); expected \(N, L, J\)"):
-        layer_gradients(np.zeros(3))
+        summed_over_modules(np.zeros(3))
 
 
 def test_fisher_matrix_is_the_mean_outer_product():

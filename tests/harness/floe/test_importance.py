@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from floe_bench.harness.floe.fisher import layer_gradients
+from floe_bench.harness.floe.fisher import summed_over_modules
 from floe_bench.harness.floe.importance import fisher_gradients
 from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 
@@ -94,7 +94,7 @@ def test_gradients_are_those_of_each_sample_alone(tiny_model, samples, architect
     np.testing.assert_allclose(scores["G_modules"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     by_experts = np.stack([expert_inner_product(model, *sample) for sample in samples])
     np.testing.assert_allclose(
-        layer_gradients(scores["G_modules"]), by_experts, rtol=1e-4, atol=1e-4 * np.abs(by_experts).max()
+        summed_over_modules(scores["G_modules"]), by_experts, rtol=1e-4, atol=1e-4 * np.abs(by_experts).max()
     )
     nll = [sample_nll(model, *sample).item() for sample in samples]
     np.testing.assert_allclose(scores["nll"], nll, rtol=1e-5)
