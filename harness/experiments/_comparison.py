@@ -8,6 +8,7 @@ from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.report import pairing
 from floe_bench.harness.report.format import count
+from floe_bench.harness.report.tables import view
 
 
 def comparison(id: str, title: str, results: Results, reference: str) -> Table:
@@ -48,13 +49,13 @@ def comparison(id: str, title: str, results: Results, reference: str) -> Table:
 
 
 def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    view = pd.DataFrame(
-        {"Mix": frame["mix"], "Method": frame["method"], "Seeds": frame["seeds"]}
-        | pairing.ACCURACY.view(frame, alpha)
-        | pairing.NLL.view(frame, alpha)
-        | {"Trainable": frame["trainable_a"].map(count), "of reference": frame["trainable_b"].map(count)}
+    shown = view(
+        frame,
+        {"Mix": "mix", "Method": "method", "Seeds": "seeds"}
+        | pairing.ACCURACY.view(alpha)
+        | pairing.NLL.view(alpha)
+        | {"Trainable": ("trainable_a", count), "of reference": ("trainable_b", count)},
     )
-    view.insert(list(view).index("Sees"), "McNemar", frame["mcnemar_p"].map(pairing.p_text))
-    return view
+    if len(frame):
+        shown.insert(list(shown).index("Sees"), "McNemar", frame["mcnemar_p"].map(pairing.p_text))
+    return shown

@@ -16,7 +16,7 @@ from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_colum
 from floe_bench.harness.experiments._shared import layers_text, nll_of
 from floe_bench.harness.experiments._sweep import mean
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.format import count, number
+from floe_bench.harness.report.format import count, digits
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,18 @@ ACCURACY = replace(pairing.ACCURACY, difference="Difference, points")
 NLL = replace(pairing.NLL, difference="Difference, nats")
 
 
-def contrast_view(frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
-    """The columns of `contrast_frame` as text; nothing but a significant difference is called one."""
+def contrast_view(alpha: float) -> dict[str, Any]:
+    """Return the `View` of a `contrast_frame`'s columns. It calls nothing a difference but a significant one."""
     return (
         {
-            "Seeds": frame["seeds"],
-            "Layers": frame["layers"],
-            "Trainable": frame["trainable_parameters"].map(count),
-            "Accuracy %": accuracy_text(frame),
+            "Seeds": "seeds",
+            "Layers": "layers",
+            "Trainable": ("trainable_parameters", count),
+            "Accuracy %": accuracy_text,
         }
-        | ACCURACY.view(frame, alpha)
-        | {"NLL": frame["nll"].map(lambda x: number(x, 4))}
-        | NLL.view(frame, alpha)
+        | ACCURACY.view(alpha)
+        | {"NLL": ("nll", digits(4))}
+        | NLL.view(alpha)
     )
 
 

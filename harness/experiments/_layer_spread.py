@@ -11,7 +11,8 @@ import pandas as pd
 from floe_bench.harness.contracts.tables import Table
 from floe_bench.harness.experiments._gradients import Floats, ranks
 from floe_bench.harness.floe.fisher import fisher_diagonal
-from floe_bench.harness.report.format import MISSING, number
+from floe_bench.harness.report.format import MISSING, digits
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.trend import Trend, linear_trend
 
@@ -36,11 +37,15 @@ def spread_tables(measured: Sequence[Measured], settings: Settings) -> list[Tabl
             "ranking_stability_layers",
             title,
             layers,
-            _layer_view(layers),
+            view(layers, LAYER_VIEW),
             _layer_notes(settings) if by_mix else nothing,
         ),
         Table(
-            "ranking_stability_depth", deep, depths, _depth_view(depths), _depth_notes(settings) if by_mix else nothing
+            "ranking_stability_depth",
+            deep,
+            depths,
+            view(depths, DEPTH_VIEW),
+            _depth_notes(settings) if by_mix else nothing,
         ),
     ]
 
@@ -118,24 +123,17 @@ def _verdict(difference: Trend) -> str:
     return "deep layers more stable" if difference.high < 0 else "no difference seen"
 
 
-def _layer_view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Layer": frame["layer"],
-            "Half": frame["half"],
-            "Score, % of all": _band(frame, "share", 100, 1),
-            "Rank": _band(frame, "rank", 1, 0),
-            "Ranks over conditions": [
-                f"{low}–{high}" for low, high in zip(frame["rank_least"], frame["rank_most"], strict=True)
-            ],
-            "Rank sd, resampled": frame["rank_sd_resampled"].map(lambda x: number(x, 2)),
-            "Rank sd, conditions": frame["rank_sd_conditions"].map(lambda x: number(x, 2)),
-            "Picked in": [f"{round(p * n)} of {n}" for p, n in zip(frame["picked"], frame["conditions"], strict=True)],
-        }
-    )
+LAYER_VIEW: View = {
+    "Mix": "mix",
+    "Layer": "layer",
+    "Half": "half",
+    "Score, % of all": lambda frame: _band(frame, "share", 100, 1),
+    "Rank": lambda frame: _band(frame, "rank", 1, 0),
+    "Ranks over conditions": ("rank_least", "rank_most", lambda low, high: f"{low}–{high}"),
+    "Rank sd, resampled": ("rank_sd_resampled", digits(2)),
+    "Rank sd, conditions": ("rank_sd_conditions", digits(2)),
+    "Picked in": ("picked", "conditions", lambda p, n: f"{round(p * n)} of {n}"),
+}
 
 
 def _band(frame: pd.DataFrame, name: str, scale: float, digits: int) -> list[str]:
@@ -152,23 +150,20 @@ def _layer_notes(settings: Settings) -> list[str]:
     ]
 
 
-def _depth_view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Rank sd over": ["resampled rows" if source == "resampled" else source for source in frame["spread_over"]],
-            "Layers": frame["layers"],
-            "Shallow half": frame["shallow"].map(lambda x: number(x, 2)),
-            "Deep half": frame["deep"].map(lambda x: number(x, 2)),
-            "Deep - shallow": [
-                MISSING if pd.isna(mean) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-                for mean, low, high in zip(frame["difference"], frame["low"], frame["high"], strict=True)
-            ],
-            "Verdict": frame["verdict"],
-        }
-    )
+DEPTH_VIEW: View = {
+    "Mix": "mix",
+    "Rank sd over": ("spread_over", lambda source: "resampled rows" if source == "resampled" else source),
+    "Layers": "layers",
+    "Shallow half": ("shallow", digits(2)),
+    "Deep half": ("deep", digits(2)),
+    "Deep - shallow": (
+        "difference",
+        "low",
+        "high",
+        lambda mean, low, high: MISSING if pd.isna(mean) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
+    ),
+    "Verdict": "verdict",
+}
 
 
 def _depth_notes(settings: Settings) -> list[str]:

@@ -49,6 +49,11 @@ def forgetting_of(record: Record) -> float | None:
     return prose.metrics["nll_change"] if prose else None
 
 
-def made_table(id: str, title: str, frame: pd.DataFrame, view: Callable[[], pd.DataFrame], notes: list[str]) -> Table:
-    """The table; without rows its view is empty too, and the note says why."""
-    return Table(id, title, frame, view(), notes) if len(frame) else Table(id, title, frame, frame, [EMPTY_NOTE])
+def made_table(id: str, title: str, frame: pd.DataFrame, shown: pd.DataFrame, notes: list[str]) -> Table:
+    """Make a table. Without rows it has one note, which says why."""
+    return Table(id, title, frame, shown, notes if len(frame) else [EMPTY_NOTE])
+
+
+def of_first_seed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the least seed."""
+    return frame if frame.empty else frame.loc[frame["seed"] == frame["seed"].min()]

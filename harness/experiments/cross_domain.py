@@ -9,7 +9,8 @@ import pandas as pd
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
-from floe_bench.harness.report.format import number
+from floe_bench.harness.report.format import digits, number
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard
 
@@ -68,7 +69,7 @@ def tables(results: Results) -> list[Table]:
     if frame.empty:
         notes = ["No finished cell yet."]
     transfer = Table(
-        "cross_domain", "Layers picked on one mix, adapted on another", frame, _view(frame, settings), notes
+        "cross_domain", "Layers picked on one mix, adapted on another", frame, view(frame, _columns(settings)), notes
     )
     return [transfer, _matrix(frame, settings)]
 
@@ -102,7 +103,7 @@ def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
     rows: list[dict[str, Any]] = [{name: row[name] for name in columns} for row in frame.to_dict("records")]
     by_pair = {(row["layers_from"], row["mix"]): row for row in rows}
     origins = list(dict.fromkeys([*settings.mixes, *(row["layers_from"] for row in rows)]))
-    view = pd.DataFrame(
+    shown = pd.DataFrame(
         {"Layers from": origins}
         | {mix: [_entry(by_pair.get((origin, mix)), alpha) for origin in origins] for mix in settings.mixes}
     )
@@ -111,7 +112,7 @@ def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
         "cross_domain. Own picks are 0, and = marks layers that came out the same as own picks. A zero without = is "
         "a tie like any other without *."
     ]
-    return Table("cross_domain_matrix", title, pd.DataFrame(rows), view, notes)
+    return Table("cross_domain_matrix", title, pd.DataFrame(rows), shown, notes)
 
 
 def _entry(row: dict[str, Any] | None, alpha: float) -> str:
@@ -125,14 +126,6 @@ def _entry(row: dict[str, Any] | None, alpha: float) -> str:
     return number(row["nll_difference"], 4, sign=True) + star
 
 
-def _view(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    return pd.DataFrame(
-        {
-            "Adapted on": frame["mix"],
-            "Layers from": frame["layers_from"],
-            "Jaccard": frame["jaccard"].map(lambda x: number(x, 2)),
-        }
-        | contrast_view(frame, 1 - settings.study.confidence)
-    )
+def _columns(settings: Settings) -> View:
+    own: dict[str, Any] = {"Adapted on": "mix", "Layers from": "layers_from", "Jaccard": ("jaccard", digits(2))}
+    return own | contrast_view(1 - settings.study.confidence)

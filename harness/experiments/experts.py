@@ -14,8 +14,9 @@ from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._contrasts import Contrast, contrast_frame, contrast_notes, contrast_view
 from floe_bench.harness.experiments._sweep import grouped, made_table, mean, same_seeds
-from floe_bench.harness.report.format import MISSING, count, number
+from floe_bench.harness.report.format import MISSING, count, digits
 from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.trend import linear_trend
 
@@ -52,7 +53,7 @@ def tables(results: Results) -> list[Table]:
         routing_frame(results),
         allotted_frame(results),
     )
-    alpha = 1 - results.settings.study.confidence
+    shared = contrast_view(1 - results.settings.study.confidence)
     score_notes = [
         "M experts on every layer at one rank, so parameters grow with M: a gain of a larger M may be the parameters'. "
         "lora_alpha and r are the same for all.",
@@ -75,14 +76,14 @@ def tables(results: Results) -> list[Table]:
         *contrast_notes(results, "the even spread"),
     ]
     return [
-        made_table("experts", "How many experts", scores, lambda: _scores_view(scores, alpha), score_notes),
-        made_table("experts_latency", "Latency over experts", latency, lambda: _latency_view(latency), latency_notes),
-        made_table("experts_routing", "Routing by layer", routing, lambda: _routing_view(routing), routing_notes),
+        made_table("experts", "How many experts", scores, view(scores, SCORES_VIEW | shared), score_notes),
+        made_table("experts_latency", "Latency over experts", latency, view(latency, LATENCY_VIEW), latency_notes),
+        made_table("experts_routing", "Routing by layer", routing, view(routing, ROUTING_VIEW), routing_notes),
         made_table(
             "experts_allotted",
             "Experts by Fisher score, against evenly spread",
             allotted,
-            lambda: _allotted_view(allotted, alpha),
+            view(allotted, ALLOTTED_VIEW | shared),
             allotted_notes,
         ),
     ]
@@ -209,52 +210,37 @@ def _latency_slope(results: Results) -> str:
     )
 
 
-def _scores_view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "M": frame["num_experts"],
-            "Gate entropy, nats": frame["entropy"].map(lambda x: number(x, 3)),
-            "Largest gate": frame["max_gate"].map(lambda x: number(x, 3)),
-        }
-        | contrast_view(frame, alpha)
-    )
+SCORES_VIEW: dict[str, Any] = {
+    "Mix": "mix",
+    "M": "num_experts",
+    "Gate entropy, nats": ("entropy", digits(3)),
+    "Largest gate": ("max_gate", digits(3)),
+}
 
 
-def _latency_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "M": frame["num_experts"].map(lambda m: str(m) if m else "base"),
-            "Models": frame["models"],
-            "ms per token": [
-                f"{middle:.4g} [{low:.4g}, {high:.4g}]"
-                for middle, low, high in zip(*(frame[name] for name in LATENCIES), strict=True)
-            ],
-            "Of base": frame["of_base"].map(lambda x: MISSING if pd.isna(x) else f"{x:.2f}"),
-            "Trainable": frame["trainable_parameters"].map(count),
-        }
-    )
+LATENCY_VIEW: View = {
+    "M": ("num_experts", lambda m: str(m) if m else "base"),
+    "Models": "models",
+    "ms per token": (*LATENCIES, "{:.4g} [{:.4g}, {:.4g}]".format),
+    "Of base": ("of_base", lambda x: MISSING if pd.isna(x) else f"{x:.2f}"),
+    "Trainable": ("trainable_parameters", count),
+}
 
 
-def _routing_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "M": frame["num_experts"],
-            "Layer": frame["layer"],
-            "Modules": frame["modules"],
-            "Entropy / ln M": frame["entropy_share"].map(lambda x: number(x, 3)),
-            "Largest load": frame["max_load"].map(lambda x: number(x, 2)),
-            "of any module": frame["max_load_most"].map(lambda x: number(x, 2)),
-        }
-    )
+ROUTING_VIEW: View = {
+    "M": "num_experts",
+    "Layer": "layer",
+    "Modules": "modules",
+    "Entropy / ln M": ("entropy_share", digits(3)),
+    "Largest load": ("max_load", digits(2)),
+    "of any module": ("max_load_most", digits(2)),
+}
 
 
-def _allotted_view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    shown: dict[str, Any] = {
-        "Mix": frame["mix"],
-        "Experts by layer": frame["experts"],
-        "In all": frame["total"].map(count),
-        "Trainable, even": frame["even_trainable"].map(count),
-        "Planning s": frame["planning_seconds"].map(lambda x: number(x, 1)),
-    }
-    return pd.DataFrame(shown | contrast_view(frame, alpha))
+ALLOTTED_VIEW: dict[str, Any] = {
+    "Mix": "mix",
+    "Experts by layer": "experts",
+    "In all": ("total", count),
+    "Trainable, even": ("even_trainable", count),
+    "Planning s": ("planning_seconds", digits(1)),
+}

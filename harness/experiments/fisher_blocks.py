@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from floe_bench.harness.experiments._gradients import Floats, picks, scored
 from floe_bench.harness.experiments._shared import layers_text
 from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
 from floe_bench.harness.floe.selection import objective
-from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.format import digits, percent
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard
 
@@ -128,21 +128,21 @@ def pick_rows(fishers: dict[str, Floats], G: Floats, T: Floats, settings: Settin
     ]
 
 
+PICKS_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "Criterion": "criterion",
+    "Layers": lambda frame: frame["layers"].fillna("–"),
+    "Jaccard with diagonal": ("jaccard_diagonal", digits(2)),
+    "Objective, % of none": ("objective_share", percent),
+    "Taylor, % of all": ("taylor_share", percent),
+}
+
+
 def _picks_table(frame: pd.DataFrame) -> Table:
     title = "Which layers each form of the Fisher picks"
     if frame.empty:
         return Table("fisher_blocks", title, frame, frame, NOTHING_YET)
-    view = pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "Criterion": frame["criterion"],
-            "Layers": frame["layers"].fillna("–"),
-            "Jaccard with diagonal": frame["jaccard_diagonal"].map(lambda x: number(x, 2)),
-            "Objective, % of none": frame["objective_share"].map(percent),
-            "Taylor, % of all": frame["taylor_share"].map(percent),
-        }
-    )
     notes = [
         "Objective: ½ (1-m)ᵀ I (1-m) under the full empirical I, whatever the criterion, as a share of adapting no "
         "layer; lower is better. `full` minimises it, by greedy and single moves: another criterion below it has "
@@ -150,7 +150,7 @@ def _picks_table(frame: pd.DataFrame) -> Table:
         f"True Fisher: diagonal, labels drawn once a sample from the model. Random sets: mean of {RANDOM_SETS} sets as "
         "large as the diagonal's, without a Taylor budget.",
     ]
-    return Table("fisher_blocks", title, frame, view, notes)
+    return Table("fisher_blocks", title, frame, view(frame, PICKS_VIEW), notes)
 
 
 # --- where the mass of I lies -------------------------------------------------------------------------
@@ -192,16 +192,13 @@ def _mass_table(frame: pd.DataFrame, settings: Settings) -> Table:
     title = "How much of the Fisher lies off its diagonal"
     if frame.empty:
         return Table("fisher_blocks_mass", title, frame, frame, NOTHING_YET)
-    view = pd.DataFrame(
-        {"Mix": frame["mix"], "Seed": frame["seed"], "Labels": frame["labels"], "Samples": frame["samples"]}
+    columns = (
+        {"Mix": "mix", "Seed": "seed", "Labels": "labels", "Samples": "samples"}
+        | {"Off diagonal %": ("off_diagonal", percent), "by chance %": ("off_diagonal_by_chance", percent)}
+        | {f"In blocks of {b} %": (f"in_blocks_{b}", percent) for b in settings.study.block_sizes}
         | {
-            "Off diagonal %": frame["off_diagonal"].map(percent),
-            "by chance %": frame["off_diagonal_by_chance"].map(percent),
-        }
-        | {f"In blocks of {b} %": frame[f"in_blocks_{b}"].map(percent) for b in settings.study.block_sizes}
-        | {
-            "Off-diagonal part of the objective %": frame["off_diagonal_objective"].map(percent),
-            "Mean gradient %": frame["mean_gradient"].map(percent),
+            "Off-diagonal part of the objective %": ("off_diagonal_objective", percent),
+            "Mean gradient %": ("mean_gradient", percent),
         }
     )
     notes = [
@@ -210,7 +207,7 @@ def _mass_table(frame: pd.DataFrame, settings: Settings) -> Table:
         "Off-diagonal part of the objective: of ½ 1ᵀI1, with no layer adapted; negative where layers cancel.",
         "Mean gradient: |mean g|² of the trace; a pilot at its optimum on the sample would have none.",
     ]
-    return Table("fisher_blocks_mass", title, frame, view, notes)
+    return Table("fisher_blocks_mass", title, frame, view(frame, columns), notes)
 
 
 # --- training, and parameters -------------------------------------------------------------------------
@@ -231,10 +228,9 @@ def _training(results: Results) -> Table:
     frame, title = contrast_frame(results, rows), "Training the layers that each form of the Fisher picks"
     if frame.empty:
         return Table("fisher_blocks_training", title, frame, frame, ["No finished cell yet."])
-    view = pd.DataFrame(
-        {"Mix": frame["mix"], "Criterion": frame["criterion"]} | contrast_view(frame, 1 - settings.study.confidence)
-    )
-    return Table("fisher_blocks_training", title, frame, view, contrast_notes(results, "the diagonal's picks"))
+    own = {"Mix": "mix", "Criterion": "criterion"}
+    shown = view(frame, own | contrast_view(1 - settings.study.confidence))
+    return Table("fisher_blocks_training", title, frame, shown, contrast_notes(results, "the diagonal's picks"))
 
 
 def parameter_row(F: Floats, n_layers: int) -> dict[str, Any]:
@@ -255,18 +251,17 @@ def _parameter_table(frame: pd.DataFrame) -> Table:
     title = "The full Fisher over some of the adapter's parameters"
     if frame.empty:
         return Table("fisher_blocks_parameters", title, frame, frame, NOTHING_YET)
-    titles: Sequence[tuple[str, str]] = (
-        ("On the diagonal %", "diagonal"),
-        ("Off it, one layer %", "within_layers"),
-        ("Between layers %", "between_layers"),
-    )
-    view = pd.DataFrame(
-        {"Mix": frame["mix"], "Seed": frame["seed"], "Parameters": frame["parameters"]}
-        | {title: frame[name].map(percent) for title, name in titles}
-    )
+    columns: View = {
+        "Mix": "mix",
+        "Seed": "seed",
+        "Parameters": "parameters",
+        "On the diagonal %": ("diagonal", percent),
+        "Off it, one layer %": ("within_layers", percent),
+        "Between layers %": ("between_layers", percent),
+    }
     notes = [
         "Of the squared Frobenius norm of F = (1/N) Σ_n ∂ℓ_n/∂θ (∂ℓ_n/∂θ)ᵀ. θ: the first entries of every adapted "
         "module's stacked experts B; the rest may differ. With more parameters than samples F has at most N ranks, so "
         "part of what lies off the diagonal is the sample's."
     ]
-    return Table("fisher_blocks_parameters", title, frame, view, notes)
+    return Table("fisher_blocks_parameters", title, frame, view(frame, columns), notes)

@@ -23,8 +23,9 @@ from floe_bench.harness.experiments._sweep import (
     same_seeds,
 )
 from floe_bench.harness.floe import selection
-from floe_bench.harness.report.format import MISSING, count, megabytes, number
+from floe_bench.harness.report.format import MISSING, count, digits, megabytes, number
 from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.trend import linear_trend
 
@@ -74,19 +75,19 @@ def tables(results: Results) -> list[Table]:
         "The peak holds the base model's activations too, which depend on the lowest adapted layer.",
     ]
     return [
-        made_table("layer_fraction", "From one adapted layer to all", scores, lambda: _scores_view(scores), notes),
+        made_table("layer_fraction", "From one adapted layer to all", scores, view(scores, SCORES_VIEW), notes),
         made_table(
             "layer_fraction_steps",
             "Steps to fewer adapted layers",
             steps,
-            lambda: _steps_view(steps, alpha),
+            view(steps, STEPS_VIEW | contrast_view(alpha)),
             step_notes,
         ),
         made_table(
             "layer_fraction_memory",
             "Growth with the number of adapted layers",
             memory,
-            lambda: _memory_view(memory),
+            view(memory, MEMORY_VIEW),
             memory_notes,
         ),
     ]
@@ -146,6 +147,7 @@ def _curves(results: Results) -> dict[str, dict[int, list[Record]]]:
     """mix -> K -> records, by rising K; of fractions that come to one K, a seed counts once."""
     found: dict[str, dict[int, list[Record]]] = {}
     for (mix, k), records in grouped(results, lambda record: (record.cell.mix, record.plan.k)).items():
+        assert k is not None  # the method selects layers
         found.setdefault(mix, {})[k] = list({record.cell.seed: record for record in records}.values())
     return {mix: dict(sorted(by_k.items())) for mix, by_k in found.items()}
 
@@ -164,53 +166,46 @@ def _cliff(steps: pd.DataFrame, mix: str, alpha: float) -> str:
     return (
         f"{mix}: the largest significant step is from K = {step['k_more']} to {step['k_fewer']}: NLL "
         f"{step['nll_difference']:+.4f} [{step['nll_low']:+.4f}, {step['nll_high']:+.4f}], "
-        f"{_share_of_fall(step):.0%} of the curve's range."
+        f"{_share_of_range(step['nll_difference'], step['nll_range']):.0%} of the curve's range."
     )
 
 
-def _share_of_fall(step: Any) -> float:
-    return step["nll_difference"] / step["nll_range"] if step["nll_range"] else 0.0
+def _share_of_range(step: float, spread: float) -> float:
+    return step / spread if spread else 0.0
 
 
-def _scores_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "K": frame["k"],
-            "Adapted": frame["n_layers"].map(lambda x: f"{x:.3g}"),
-            "Seeds": frame["seeds"],
-            "Layers": frame["layers"],
-            "Accuracy %": accuracy_text(frame),
-            "NLL": frame["nll"].map(lambda x: number(x, 3)),
-            "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
-            "Trainable": frame["trainable_parameters"].map(count),
-            "Size MB": (frame["adapter_bytes"].astype(float) / 1e6).map(lambda x: number(x, 3)),
-            "Peak MB": frame["peak_bytes"].map(megabytes),
-            "Train tok/s": frame["tokens_per_second"].map(number),
-        }
-    )
+SCORES_VIEW: View = {
+    "Mix": "mix",
+    "K": "k",
+    "Adapted": ("n_layers", lambda x: f"{x:.3g}"),
+    "Seeds": "seeds",
+    "Layers": "layers",
+    "Accuracy %": accuracy_text,
+    "NLL": ("nll", digits(3)),
+    "Forgetting": ("forgetting", digits(3, sign=True)),
+    "Trainable": ("trainable_parameters", count),
+    "Size MB": ("adapter_bytes", lambda size: number(None if size is None else size / 1e6, 3)),
+    "Peak MB": ("peak_bytes", megabytes),
+    "Train tok/s": ("tokens_per_second", number),
+}
 
 
-def _steps_view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    steps = [f"{more} → {fewer}" for more, fewer in zip(frame["k_more"], frame["k_fewer"], strict=True)]
-    shares = [
-        MISSING if pd.isna(step["nll_difference"]) else number(100 * _share_of_fall(step), 0, sign=True)
-        for step in frame.to_dict("records")
-    ]
-    return pd.DataFrame({"Mix": frame["mix"], "K": steps, "Of the range %": shares} | contrast_view(frame, alpha))
+def _range_text(step: Any, spread: float) -> str:
+    return MISSING if pd.isna(step) else number(100 * _share_of_range(step, spread), 0, sign=True)
 
 
-def _memory_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Of": frame["quantity"].map(lambda name: name.replace("_", " ")),
-            "Points": frame["points"],
-            "Per layer": [
-                f"{slope:,.0f} [{low:,.0f}, {high:,.0f}]"
-                for slope, low, high in zip(frame["slope"], frame["low"], frame["high"], strict=True)
-            ],
-            "R²": frame["r_squared"].map(lambda x: number(x, 3)),
-            "p of x²": frame["quadratic_p"].map(p_text),
-        }
-    )
+STEPS_VIEW: dict[str, Any] = {
+    "Mix": "mix",
+    "K": ("k_more", "k_fewer", "{} → {}".format),
+    "Of the range %": ("nll_difference", "nll_range", _range_text),
+}
+
+
+MEMORY_VIEW: View = {
+    "Mix": "mix",
+    "Of": ("quantity", lambda name: name.replace("_", " ")),
+    "Points": "points",
+    "Per layer": ("slope", "low", "high", lambda slope, low, high: f"{slope:,.0f} [{low:,.0f}, {high:,.0f}]"),
+    "R²": ("r_squared", digits(3)),
+    "p of x²": ("quadratic_p", p_text),
+}

@@ -14,7 +14,8 @@ from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._accuracy import CHANCE_NOTE, accuracy_columns, accuracy_text
 from floe_bench.harness.experiments._comparison import comparison
 from floe_bench.harness.experiments._shared import accuracy_of, nll_of, reference_of
-from floe_bench.harness.report.format import MISSING, count, mean_sd, megabytes, number, percent
+from floe_bench.harness.report.format import MISSING, count, digits, mean_sd, megabytes, number, percent
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 
 TITLE = "Accuracy against trainable parameters"
@@ -35,7 +36,7 @@ def tables(results: Results) -> list[Table]:
     frame = main_frame(results)
     reference = reference_of(results.settings)
     return [
-        Table("main", TITLE, frame, _view(frame), _notes(results.records, results.settings)),
+        Table("main", TITLE, frame, view(frame, VIEW), _notes(results.records, results.settings)),
         comparison("main_comparison", f"Every method against {reference}, paired", results, reference),
     ]
 
@@ -61,32 +62,26 @@ def main_frame(results: Results) -> pd.DataFrame:
     )
 
 
-def _view(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table as text, for people."""
-    if frame.empty:
-        return frame
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Method": frame["method"],
-            "Seeds": frame["seeds"],
-            "Accuracy %": accuracy_text(frame),
-            "% of full": frame["share_of_full"].map(percent),
-            "NLL": mean_sd(frame["nll"], frame["nll_sd"], 3),
-            "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
-            "Layers": frame["layers"],
-            "r": frame["r"],
-            "Trainable": frame["trainable_parameters"].map(count),
-            "Share": frame["trainable_share"].map(percent),
-            "Size MB": frame["adapter_bytes"].map(megabytes),
-            "Train s": frame["training_seconds"].map(number),
-            "Train tok/s": frame["training_tokens_per_second"].map(number),
-            "Peak MB": frame["peak_bytes"].map(megabytes),
-            "Plan s": frame["planning_seconds"].map(number),
-            "Plan tokens": frame["planning_tokens"].map(count),
-            "Infer tok/s": frame["inference_tokens_per_second"].map(number),
-        }
-    )
+VIEW: View = {
+    "Mix": "mix",
+    "Method": "method",
+    "Seeds": "seeds",
+    "Accuracy %": accuracy_text,
+    "% of full": ("share_of_full", percent),
+    "NLL": lambda frame: mean_sd(frame["nll"], frame["nll_sd"], 3),
+    "Forgetting": ("forgetting", digits(3, sign=True)),
+    "Layers": "layers",
+    "r": "r",
+    "Trainable": ("trainable_parameters", count),
+    "Share": ("trainable_share", percent),
+    "Size MB": ("adapter_bytes", megabytes),
+    "Train s": ("training_seconds", number),
+    "Train tok/s": ("training_tokens_per_second", number),
+    "Peak MB": ("peak_bytes", megabytes),
+    "Plan s": ("planning_seconds", number),
+    "Plan tokens": ("planning_tokens", count),
+    "Infer tok/s": ("inference_tokens_per_second", number),
+}
 
 
 def _notes(records: Sequence[Record], settings: Settings) -> list[str]:

@@ -8,7 +8,8 @@ from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._comparison import comparison
 from floe_bench.harness.experiments._shared import nll_of
-from floe_bench.harness.report.format import count, number, percent
+from floe_bench.harness.report.format import count, digits, percent
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 
 MATCHED = ("lora", "hydralora", "random_layers", "topk_layers")
@@ -48,24 +49,19 @@ def tables(results: Results) -> list[Table]:
         "lora_alpha stays as set while r varies. The search that gave FLoE its rank is charged to FLoE alone.",
         "Not within 2 %: no integer rank comes that close; the nearest is taken.",
     ]
-    matched = Table("parameter_matched", "Parameters matched to FLoE's", frame, _view(frame), notes)
+    matched = Table("parameter_matched", "Parameters matched to FLoE's", frame, view(frame, VIEW), notes)
     title = "At FLoE's trainable parameters, paired"
     return [matched, comparison("parameter_matched_comparison", title, results, REFERENCE)]
 
 
-def _view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Method": frame["method"],
-            "Seed": frame["seed"],
-            "Layers": frame["layers"],
-            "r": frame["r"],
-            "Trainable": frame["trainable_parameters"].map(count),
-            "% of FLoE's": frame["ratio"].map(percent),
-            "Within 2 %": frame["within_tolerance"].map(lambda near: "yes" if near else "no"),
-            "NLL": frame["nll"].map(lambda x: number(x, 3)),
-        }
-    )
+VIEW: View = {
+    "Mix": "mix",
+    "Method": "method",
+    "Seed": "seed",
+    "Layers": "layers",
+    "r": "r",
+    "Trainable": ("trainable_parameters", count),
+    "% of FLoE's": ("ratio", percent),
+    "Within 2 %": ("within_tolerance", lambda near: "yes" if near else "no"),
+    "NLL": ("nll", digits(3)),
+}

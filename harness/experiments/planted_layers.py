@@ -15,7 +15,8 @@ from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._gradients import scored, top
 from floe_bench.harness.experiments._shared import selected
 from floe_bench.harness.floe.fisher import block_fisher, fisher_diagonal, fisher_matrix
-from floe_bench.harness.report.format import number
+from floe_bench.harness.report.format import digits, number
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.paired import wilson
 from floe_bench.harness.stats.ranks import jaccard
@@ -113,7 +114,7 @@ def tables(results: Results) -> list[Table]:
         "The model, the task and the pilot's length were chosen by trying some 25 settings on seeds below "
         f"{FIRST_SEED}; the table has seeds from there on.",
     ]
-    return [Table("planted_layers", title, frame, _view(frame), notes)]
+    return [Table("planted_layers", title, frame, view(frame, VIEW), notes)]
 
 
 def criteria(results: Results, record: Record, G: Any, T: Any) -> dict[str, tuple[int, ...]]:
@@ -158,18 +159,13 @@ def _row(condition: Condition, name: str, picked: Any, results: Results) -> dict
     }
 
 
-def _view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Planted": [f"{count} of {N_LAYERS}" for count in frame["planted"]],
-            "Noise": frame["noise"].map(lambda share: f"{share:.0%}"),
-            "Samples": frame["samples"],
-            "Criterion": frame["criterion"],
-            "Found": [f"{n} of {of}" for n, of in zip(frame["found"], frame["seeds"], strict=True)],
-            "Interval %": [
-                f"{100 * low:.0f}–{100 * high:.0f}" for low, high in zip(frame["low"], frame["high"], strict=True)
-            ],
-            "Jaccard": frame["jaccard"].map(lambda x: number(x, 2)),
-            "By chance %": frame["by_chance"].map(lambda x: number(100 * x, 0)),
-        }
-    )
+VIEW: View = {
+    "Planted": ("planted", lambda count: f"{count} of {N_LAYERS}"),
+    "Noise": ("noise", lambda share: f"{share:.0%}"),
+    "Samples": "samples",
+    "Criterion": "criterion",
+    "Found": ("found", "seeds", lambda n, of: f"{n} of {of}"),
+    "Interval %": ("low", "high", lambda low, high: f"{100 * low:.0f}–{100 * high:.0f}"),
+    "Jaccard": ("jaccard", digits(2)),
+    "By chance %": ("by_chance", lambda x: number(100 * x, 0)),
+}

@@ -14,7 +14,8 @@ from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
 from floe_bench.harness.experiments._gradients import top
 from floe_bench.harness.registry import find
-from floe_bench.harness.report.format import number
+from floe_bench.harness.report.format import digits, number
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard, kendall, spearman
 from floe_bench.harness.stats.trend import linear_trend
@@ -84,7 +85,7 @@ def tables(results: Results) -> list[Table]:
         notes = ["No finished cell yet."]
     elif len(settings.mixes) == 1:
         notes.append("One mix: there is none to drift to.")
-    drift = Table("proxy_drift", "A drifting selection sample", frame, _view(frame, settings), notes)
+    drift = Table("proxy_drift", "A drifting selection sample", frame, view(frame, _columns(settings)), notes)
     return [drift, _trend(frame, settings)]
 
 
@@ -140,41 +141,32 @@ def _trend(frame: pd.DataFrame, settings: Settings) -> Table:
         "picks do, in steps, so a line is a summary and its interval a rough one.",
         "Never: at no share tried. That NLL is not significantly worse does not show that drift is harmless.",
     ]
-    return Table("proxy_drift_limit", title, trends, _trend_view(trends), notes if rows else ["No finished cell yet."])
-
-
-def _trend_view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-
-    def share(value: float | None) -> str:
-        return "never" if value is None or pd.isna(value) else f"{value:.0%}"
-
-    slopes = zip(frame["nll_slope"], frame["nll_slope_low"], frame["nll_slope_high"], strict=True)
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Foreign rows from": frame["foreign"],
-            "Picks first differ at": frame["first_share_with_other_picks"].map(share),
-            "NLL first worse at": frame["first_share_significantly_worse"].map(share),
-            "Slope, nats": [
-                number(slope) if slope is None or pd.isna(slope) else f"{slope:+.4f} [{low:+.4f}, {high:+.4f}]"
-                for slope, low, high in slopes
-            ],
-        }
+    return Table(
+        "proxy_drift_limit", title, trends, view(trends, TREND_VIEW), notes if rows else ["No finished cell yet."]
     )
 
 
-def _view(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    titles = dict(zip(("ρ", "τ", "Top-K Jaccard", "Picks' Jaccard"), AGREEMENT, strict=True))
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Foreign rows from": frame["foreign"],
-            "Share": frame["share"].map(lambda share: f"{share:.0%}"),
-        }
-        | {title: frame[name].map(lambda x: number(x, 2)) for title, name in titles.items()}
-        | contrast_view(frame, 1 - settings.study.confidence)
+def _first_share(value: float | None) -> str:
+    return "never" if value is None or pd.isna(value) else f"{value:.0%}"
+
+
+def _slope(slope: float | None, low: float | None, high: float | None) -> str:
+    return number(slope) if slope is None or pd.isna(slope) else f"{slope:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+TREND_VIEW: View = {
+    "Mix": "mix",
+    "Foreign rows from": "foreign",
+    "Picks first differ at": ("first_share_with_other_picks", _first_share),
+    "NLL first worse at": ("first_share_significantly_worse", _first_share),
+    "Slope, nats": ("nll_slope", "nll_slope_low", "nll_slope_high", _slope),
+}
+
+
+def _columns(settings: Settings) -> View:
+    titles = zip(("ρ", "τ", "Top-K Jaccard", "Picks' Jaccard"), AGREEMENT, strict=True)
+    return (
+        {"Mix": "mix", "Foreign rows from": "foreign", "Share": ("share", lambda share: f"{share:.0%}")}
+        | {title: (name, digits(2)) for title, name in titles}
+        | contrast_view(1 - settings.study.confidence)
     )

@@ -12,10 +12,11 @@ from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._accuracy import accuracy_columns, accuracy_text
 from floe_bench.harness.experiments._shared import accuracy_of, layers_text, nll_of
-from floe_bench.harness.experiments._sweep import grouped, made_table
+from floe_bench.harness.experiments._sweep import grouped, made_table, of_first_seed
 from floe_bench.harness.floe import selection
-from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.format import digits, number, percent
 from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.paired import proportion_at_most
 
@@ -56,19 +57,19 @@ def tables(results: Results) -> list[Table]:
         "It asks more than the place of one set does: whether the objective orders sets at all.",
     ]
     return [
-        made_table("random_null", "FLoE's layers among random ones", places, lambda: _places_view(places), place_notes),
+        made_table("random_null", "FLoE's layers among random ones", places, view(places, PLACES_VIEW), place_notes),
         made_table(
             "random_null_objective",
             "Does the selection's objective order random sets",
             orders,
-            lambda: _objective_view(orders),
+            view(orders, OBJECTIVE_VIEW),
             order_notes,
         ),
         made_table(
             "random_null_draws",
             "The random draws",
             draws,
-            lambda: _draws_view(draws),
+            view(of_first_seed(draws), DRAWS_VIEW),
             ["NLL in nats per token on the mix's own validation rows. Shown for the first seed; the CSV has all."],
         ),
     ]
@@ -181,54 +182,42 @@ def _value_text(score: str, value: float) -> str:
     return percent(value) if score == "accuracy" else number(value, 4)
 
 
-def _places_view(frame: pd.DataFrame) -> pd.DataFrame:
-    texts = {
-        column: [_value_text(score, value) for score, value in zip(frame["score"], frame[column], strict=True)]
-        for column in ("value", "null_q0", "null_q50", "null_q100")
-    }
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "Method": frame["method"],
-            "Layers": frame["layers"],
-            "How many (draws' K)": [f"{n} ({k})" for n, k in zip(frame["n_layers"], frame["k"], strict=True)],
-            "Score": frame["score"].map(NAMES.get),
-            "Its own": texts["value"],
-            "Draws at least as good %": [
-                f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-                for share, low, high in zip(frame["at_least_as_good"], frame["low"], frame["high"], strict=True)
-            ],
-            "Draws (distinct)": [f"{n} ({d})" for n, d in zip(frame["draws"], frame["distinct_sets"], strict=True)],
-            "Draws: least": texts["null_q0"],
-            "median": texts["null_q50"],
-            "most": texts["null_q100"],
-        }
-    )
+PLACES_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "Method": "method",
+    "Layers": "layers",
+    "How many (draws' K)": ("n_layers", "k", "{} ({})".format),
+    "Score": ("score", NAMES.get),
+    "Its own": ("score", "value", _value_text),
+    "Draws at least as good %": (
+        "at_least_as_good",
+        "low",
+        "high",
+        lambda share, low, high: f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]",
+    ),
+    "Draws (distinct)": ("draws", "distinct_sets", "{} ({})".format),
+    "Draws: least": ("score", "null_q0", _value_text),
+    "median": ("score", "null_q50", _value_text),
+    "most": ("score", "null_q100", _value_text),
+}
 
 
-def _objective_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "Score": frame["score"].map(NAMES.get),
-            "Distinct sets": frame["distinct_sets"],
-            "ρ": frame["spearman"].map(lambda x: number(x, 2, sign=True)),
-            "p": frame["p"].map(p_text),
-        }
-    )
+OBJECTIVE_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "Score": ("score", NAMES.get),
+    "Distinct sets": "distinct_sets",
+    "ρ": ("spearman", digits(2, sign=True)),
+    "p": ("p", p_text),
+}
 
 
-def _draws_view(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.loc[frame["seed"] == frame["seed"].min()]
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "Draw": frame["method"],
-            "Layers": frame["layers"],
-            "NLL": frame["nll"].map(lambda x: number(x, 4)),
-            "Accuracy %": accuracy_text(frame),
-        }
-    )
+DRAWS_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "Draw": "method",
+    "Layers": "layers",
+    "NLL": ("nll", digits(4)),
+    "Accuracy %": accuracy_text,
+}

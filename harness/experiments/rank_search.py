@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
-from floe_bench.harness.experiments._sweep import made_table
+from floe_bench.harness.experiments._sweep import made_table, of_first_seed
 from floe_bench.harness.floe.rank_search import RankSearch, search
-from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.format import digits, percent
 from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.paired import Interval, mean_interval, wilson
 
@@ -61,27 +62,27 @@ def tables(results: Results) -> list[Table]:
     ]
     return [
         made_table(
-            "rank_search", "TPE against the full grid and random search", outcome, lambda: _outcome_view(outcome), notes
+            "rank_search", "TPE against the full grid and random search", outcome, view(outcome, OUTCOME_VIEW), notes
         ),
         made_table(
             "rank_search_progress",
             "Best so far against unique trainings",
             progress,
-            lambda: _progress_view(progress),
+            view(of_first_seed(progress), PROGRESS_VIEW),
             progress_notes,
         ),
         made_table(
             "rank_search_curve",
             "NLL against rank",
             curves,
-            lambda: _curves_view(curves),
+            view(curves, CURVES_VIEW),
             ["Validation NLL (nats per token) of one short adaptation at each rank."],
         ),
         made_table(
             "rank_search_flatness",
             "How flat the curves are",
             flatness,
-            lambda: _flatness_view(flatness),
+            view(flatness, FLATNESS_VIEW),
             flatness_notes,
         ),
     ]
@@ -269,78 +270,60 @@ def flatness_frame(curves: Sequence[tuple[Record, dict[int, float]]]) -> pd.Data
 # --- views ----------------------------------------------------------------------------------------
 
 
-def _outcome_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "Grid's best r": [
-                f"{r}{' (edge)' if e else ''}" for r, e in zip(frame["best_r"], frame["at_edge"], strict=True)
-            ],
-            "NLL": frame["best_nll"].map(lambda x: number(x, 4)),
-            "Range": frame["range"].map(lambda x: number(x, 4)),
-            "TPE finds it %": [
-                f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-                for share, low, high in zip(frame["found"], frame["found_low"], frame["found_high"], strict=True)
-            ],
-            "random %": frame["random_found"].map(percent),
-            "TPE regret, mean (most)": [
-                f"{mean:.2g} ({most:.2g})" for mean, most in zip(frame["regret_mean"], frame["regret_max"], strict=True)
-            ],
-            "Unique trainings of R": [
-                f"{mean:.1f} of {n}" for mean, n in zip(frame["unique_mean"], frame["ranks"], strict=True)
-            ],
-            "random": frame["random_unique_mean"].map(lambda x: number(x, 1)),
-            "To the optimum": [
-                f"{mean:.1f}" + ("" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]")
-                for mean, low, high in zip(
-                    frame["unique_to_best"], frame["unique_to_best_low"], frame["unique_to_best_high"], strict=True
-                )
-            ],
-            "random ": frame["random_unique_to_best"].map(lambda x: number(x, 1)),
-        }
-    )
+OUTCOME_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "Grid's best r": ("best_r", "at_edge", lambda r, e: f"{r}{' (edge)' if e else ''}"),
+    "NLL": ("best_nll", digits(4)),
+    "Range": ("range", digits(4)),
+    "TPE finds it %": (
+        "found",
+        "found_low",
+        "found_high",
+        lambda share, low, high: f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]",
+    ),
+    "random %": ("random_found", percent),
+    "TPE regret, mean (most)": ("regret_mean", "regret_max", lambda mean, most: f"{mean:.2g} ({most:.2g})"),
+    "Unique trainings of R": ("unique_mean", "ranks", lambda mean, n: f"{mean:.1f} of {n}"),
+    "random": ("random_unique_mean", digits(1)),
+    "To the optimum": (
+        "unique_to_best",
+        "unique_to_best_low",
+        "unique_to_best_high",
+        lambda mean, low, high: f"{mean:.1f}" + ("" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"),
+    ),
+    "random ": ("random_unique_to_best", digits(1)),
+}
 
 
-def _progress_view(frame: pd.DataFrame) -> pd.DataFrame:
-    shown = frame.loc[frame["seed"] == frame["seed"].min()]
-    low, high = (f"q{100 * q:.0f}" for q in QUANTILES)
-
-    def texts(name: str) -> list[Any]:
-        parts = (shown[f"{name}_{part}"] for part in ("mean", low, high))
-        return [f"{mean:.4f} [{least:.4f}, {most:.4f}]" for mean, least, most in zip(*parts, strict=True)]
-
-    return pd.DataFrame(
-        {
-            "Mix": shown["mix"],
-            "Unique trainings": shown["unique_trainings"],
-            "Reached %": shown["reached"].map(percent),
-            "TPE": texts("tpe"),
-            "Random": texts("random"),
-        }
-    )
+def _best_so_far(name: str) -> tuple[Any, ...]:
+    parts = (f"{name}_{part}" for part in ("mean", *(f"q{100 * q:.0f}" for q in QUANTILES)))
+    return *parts, lambda mean, least, most: f"{mean:.4f} [{least:.4f}, {most:.4f}]"
 
 
-def _curves_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seed": frame["seed"],
-            "r": frame["r"],
-            "NLL": frame["nll"].map(lambda x: number(x, 4)),
-            "Above the best": frame["above_best"].map(lambda x: number(x, 4)),
-        }
-    )
+PROGRESS_VIEW: View = {
+    "Mix": "mix",
+    "Unique trainings": "unique_trainings",
+    "Reached %": ("reached", percent),
+    "TPE": _best_so_far("tpe"),
+    "Random": _best_so_far("random"),
+}
 
 
-def _flatness_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "Seeds": frame["seeds"],
-            "Best r of each": frame["best_ranks"],
-            "Range": frame["range"].map(lambda x: number(x, 4)),
-            "Noise": frame["noise_sd"].map(lambda x: number(x, 4)),
-            "p": frame["friedman_p"].map(p_text),
-        }
-    )
+CURVES_VIEW: View = {
+    "Mix": "mix",
+    "Seed": "seed",
+    "r": "r",
+    "NLL": ("nll", digits(4)),
+    "Above the best": ("above_best", digits(4)),
+}
+
+
+FLATNESS_VIEW: View = {
+    "Mix": "mix",
+    "Seeds": "seeds",
+    "Best r of each": "best_ranks",
+    "Range": ("range", digits(4)),
+    "Noise": ("noise_sd", digits(4)),
+    "p": ("friedman_p", p_text),
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -17,7 +17,8 @@ from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, 
 from floe_bench.harness.experiments._gradients import Floats, picks, scored, top
 from floe_bench.harness.experiments._layer_spread import spread_tables
 from floe_bench.harness.floe.fisher import fisher_diagonal
-from floe_bench.harness.report.format import MISSING, number
+from floe_bench.harness.report.format import MISSING, digits, number
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard, kendall, spearman
 
@@ -172,7 +173,7 @@ def _summary(pairs: pd.DataFrame, ranked: Sequence[Ranked], settings: Settings) 
     if settings.seeds == 1:
         notes.append("One seed: nothing is known of how another would rank.")
     title = "Agreement of layer rankings, by what differs"
-    return Table("ranking_stability", title, frame, _summary_view(frame), notes if rows else NOTHING_YET)
+    return Table("ranking_stability", title, frame, view(frame, SUMMARY_VIEW), notes if rows else NOTHING_YET)
 
 
 def _chance_note(ranked: Ranked, settings: Settings) -> str:
@@ -183,19 +184,16 @@ def _chance_note(ranked: Ranked, settings: Settings) -> str:
     return f"Random rankings have ρ = τ = 0 in the mean, and the top {k} of {n} layers a Jaccard index of {chance:.2f}."
 
 
-def _summary_view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    titles = ("ρ", "τ", "Top-K Jaccard", "Picks' Jaccard", "ρ shallow", "ρ deep")
-    return pd.DataFrame(
-        {"Differs": frame["differs"], "Pairs": frame["pairs"]}
-        | {title: _two_digits(frame[name]) for title, name in zip(titles, AGREEMENT, strict=True)}
-        | {"ρ least": _two_digits(frame["spearman_least"])}
-    )
-
-
-def _two_digits(column: Iterable[Any]) -> list[str]:
-    return [number(x, 2) for x in column]
+SUMMARY_VIEW: View = (
+    {"Differs": "differs", "Pairs": "pairs"}
+    | {
+        title: (name, digits(2))
+        for title, name in zip(
+            ("ρ", "τ", "Top-K Jaccard", "Picks' Jaccard", "ρ shallow", "ρ deep"), AGREEMENT, strict=True
+        )
+    }
+    | {"ρ least": ("spearman_least", digits(2))}
+)
 
 
 def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
@@ -207,19 +205,19 @@ def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
     over_seeds: dict[tuple[str, str], list[Any]] = {}
     for pair in pairs.to_dict("records"):
         over_seeds.setdefault((pair["a"], pair["b"]), []).append(pair)
-    view = pd.DataFrame({"": [f"{i} {name}" for i, name in enumerate(names, 1)]})
+    shown = pd.DataFrame({"": [f"{i} {name}" for i, name in enumerate(names, 1)]})
     for j, column in enumerate(names):
         entries = []
         for i, row in enumerate(names):
             key, name = ((row, column), "spearman") if i <= j else ((column, row), "kendall")
             found = [pair[name] for pair in over_seeds.get(key, [])]
             entries.append(number(fmean(found), 2) if found else MISSING)
-        view[str(j + 1)] = entries
+        shown[str(j + 1)] = entries
     notes = [
         "Above the diagonal Spearman's ρ, below it Kendall's τ, both between conditions of one seed (means over "
         "seeds); on it ρ between seeds of one condition."
     ]
-    return Table("ranking_stability_pairs", title, pairs, view, notes)
+    return Table("ranking_stability_pairs", title, pairs, shown, notes)
 
 
 def _training(results: Results) -> Table:
@@ -239,8 +237,8 @@ def _training(results: Results) -> Table:
     title = "FLoE's layers by pilot fraction, trained"
     if frame.empty:
         return Table("ranking_stability_training", title, frame, frame, ["No finished cell yet."])
-    view = pd.DataFrame(
-        {"Mix": frame["mix"], "Pilot on": frame["pilot_fraction"].map(lambda share: f"{share:.0%}")}
-        | contrast_view(frame, 1 - settings.study.confidence)
+    own: dict[str, Any] = {"Mix": "mix", "Pilot on": ("pilot_fraction", lambda share: f"{share:.0%}")}
+    shown = view(frame, own | contrast_view(1 - settings.study.confidence))
+    return Table(
+        "ranking_stability_training", title, frame, shown, contrast_notes(results, f"a pilot on {largest:.0%}")
     )
-    return Table("ranking_stability_training", title, frame, view, contrast_notes(results, f"a pilot on {largest:.0%}"))

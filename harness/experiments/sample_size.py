@@ -11,7 +11,8 @@ from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.experiments._gradients import Floats, picks, scored, top
 from floe_bench.harness.floe.fisher import fisher_diagonal
-from floe_bench.harness.report.format import number
+from floe_bench.harness.report.format import digits, number
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard, spearman
 
@@ -47,7 +48,7 @@ def tables(results: Results) -> list[Table]:
             )
         ]
     )
-    return [Table("sample_size", "Sample size of the Fisher estimate", frame, _view(frame), _notes(results))]
+    return [Table("sample_size", "Sample size of the Fisher estimate", frame, view(frame, VIEW), _notes(results))]
 
 
 def subset_agreement(G: Floats, T: Floats, n: int, settings: Settings) -> list[dict[str, float]]:
@@ -95,24 +96,16 @@ def _summary(rows: pd.DataFrame, confidence: float) -> dict[str, Any]:
     return found | {"relative_error": rows["relative_error"].mean()}
 
 
-def _view(frame: pd.DataFrame) -> pd.DataFrame:
-    if frame.empty:
-        return frame
-    titles = ("ρ to all N", "Top-K Jaccard", "Picks' Jaccard", "ρ of disjoint samples")
-    return pd.DataFrame(
-        {"Mix": frame["mix"], "n": frame["n"], "Seeds": frame["seeds"]}
-        | {title: _spread(frame, measure) for title, measure in zip(titles, MEASURES, strict=True)}
-        | {"Error of a score": frame["relative_error"].map(lambda x: number(x, 2))}
-    )
+def _range_text(mean: float, low: float, high: float) -> str:
+    return number(mean, 2) if pd.isna(mean) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _spread(frame: pd.DataFrame, measure: str) -> list[str]:
-    """mean [low, high]."""
-    parts = (frame[f"{measure}{part}"] for part in ("", "_low", "_high"))
-    return [
-        number(mean, 2) if pd.isna(mean) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-        for mean, low, high in zip(*parts, strict=True)
-    ]
+TITLES = ("ρ to all N", "Top-K Jaccard", "Picks' Jaccard", "ρ of disjoint samples")
+VIEW: View = (
+    {"Mix": "mix", "n": "n", "Seeds": "seeds"}
+    | {title: (name, f"{name}_low", f"{name}_high", _range_text) for title, name in zip(TITLES, MEASURES, strict=True)}
+    | {"Error of a score": ("relative_error", digits(2))}
+)
 
 
 def _notes(results: Results) -> list[str]:

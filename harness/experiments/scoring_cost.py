@@ -12,8 +12,9 @@ from floe_bench.harness.contracts.record import Record, Stage
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.experiments._sweep import grouped, made_table
-from floe_bench.harness.report.format import count, number
+from floe_bench.harness.report.format import count, digits, number
 from floe_bench.harness.report.pairing import p_text
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.trend import linear_trend
 
@@ -77,8 +78,8 @@ def tables(results: Results) -> list[Table]:
         "Few depths, one machine, random weights: it says how time grows, not what scoring costs on real data.",
     ]
     return [
-        made_table("scoring_cost", "Cost of scoring over depth", frame, lambda: _cost_view(frame), notes),
-        made_table("scoring_cost_trend", "How scoring grows", trends, lambda: _trend_view(trends), trend_notes),
+        made_table("scoring_cost", "Cost of scoring over depth", frame, view(frame, COST_VIEW), notes),
+        made_table("scoring_cost_trend", "How scoring grows", trends, view(trends, TREND_VIEW), trend_notes),
     ]
 
 
@@ -154,32 +155,26 @@ def _layer_parameters(records: dict[int, Record]) -> int | None:
     return (last.plan.base_parameters - first.plan.base_parameters) // (high - low)
 
 
-def _cost_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Scorer": frame["scorer"].map(SCORERS.get),
-            "L": frame["depth"],
-            "Parameters": frame["base_parameters"].map(count),
-            "ms per token": frame["seconds_per_token"].map(lambda x: f"{1e3 * x:.3g}"),
-            "Timings": frame["timings"],
-            "×": frame["ratio"].map(lambda x: number(x, 2)),
-            "O(L) ×": frame["ratio_linear"].map(lambda x: number(x, 2)),
-            "O(L²) ×": frame["ratio_quadratic"].map(lambda x: number(x, 2)),
-            "Full parameter Fisher GB": (frame["full_fisher_bytes"].astype(float) / 1e9).map(lambda x: number(x, 1)),
-        }
-    )
+COST_VIEW: View = {
+    "Scorer": ("scorer", SCORERS.get),
+    "L": "depth",
+    "Parameters": ("base_parameters", count),
+    "ms per token": ("seconds_per_token", lambda x: f"{1e3 * x:.3g}"),
+    "Timings": "timings",
+    "×": ("ratio", digits(2)),
+    "O(L) ×": ("ratio_linear", digits(2)),
+    "O(L²) ×": ("ratio_quadratic", digits(2)),
+    "Full parameter Fisher GB": (
+        "full_fisher_bytes",
+        lambda size: number(None if size is None else size / 1e9, 1),
+    ),
+}
 
 
-def _trend_view(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Scorer": frame["scorer"].map(SCORERS.get),
-            "Depths": frame["depths"],
-            "Exponent of L": [
-                f"{slope:.2f} [{low:.2f}, {high:.2f}]"
-                for slope, low, high in zip(frame["exponent"], frame["low"], frame["high"], strict=True)
-            ],
-            "R² of a line": frame["line_r_squared"].map(lambda x: number(x, 3)),
-            "p of L²": frame["line_quadratic_p"].map(p_text),
-        }
-    )
+TREND_VIEW: View = {
+    "Scorer": ("scorer", SCORERS.get),
+    "Depths": "depths",
+    "Exponent of L": ("exponent", "low", "high", lambda slope, low, high: f"{slope:.2f} [{low:.2f}, {high:.2f}]"),
+    "R² of a line": ("line_r_squared", digits(3)),
+    "p of L²": ("line_quadratic_p", p_text),
+}

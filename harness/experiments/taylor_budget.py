@@ -21,10 +21,12 @@ from floe_bench.harness.experiments._sweep import (
     grouped,
     made_table,
     mean,
+    of_first_seed,
     same_seeds,
 )
 from floe_bench.harness.floe import selection
-from floe_bench.harness.report.format import number, percent
+from floe_bench.harness.report.format import digits, number, percent
+from floe_bench.harness.report.tables import View, view
 from floe_bench.harness.spec.settings import Settings
 
 METHOD, VARIED = "floe_layers", "selection.taylor_budget"
@@ -81,14 +83,14 @@ def tables(results: Results) -> list[Table]:
             "taylor_budget",
             "Sweep of the Taylor budget",
             trained,
-            lambda: _trained_view(trained, 1 - results.settings.study.confidence),
+            view(trained, TRAINED_VIEW | contrast_view(1 - results.settings.study.confidence)),
             notes,
         ),
         made_table(
             "taylor_budget_selection",
             "What the Taylor budget admits",
             sweep,
-            lambda: _sweep_view(sweep),
+            view(_without_repeats(of_first_seed(sweep)), SWEEP_VIEW),
             sweep_notes,
         ),
     ]
@@ -127,18 +129,14 @@ def _shares(record: Record) -> dict[str, float]:
     }
 
 
-def _trained_view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "Mix": frame["mix"],
-            "c": frame["c"].map(lambda x: f"{x:.3g}"),
-            "How many": frame["n_layers"].map(lambda x: f"{x:.3g}"),
-            "Taylor spent %": frame["taylor_spent"].map(percent),
-            "Fisher left out %": frame["fisher_left_out"].map(percent),
-            "Forgetting": frame["forgetting"].map(lambda x: number(x, 3, sign=True)),
-        }
-        | contrast_view(frame, alpha)
-    )
+TRAINED_VIEW: dict[str, Any] = {
+    "Mix": "mix",
+    "c": ("c", "{:.3g}".format),
+    "How many": ("n_layers", "{:.3g}".format),
+    "Taylor spent %": ("taylor_spent", percent),
+    "Fisher left out %": ("fisher_left_out", percent),
+    "Forgetting": ("forgetting", digits(3, sign=True)),
+}
 
 
 def sweep_frame(results: Results) -> pd.DataFrame:
@@ -171,24 +169,24 @@ def sweep_frame(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _sweep_view(frame: pd.DataFrame) -> pd.DataFrame:
-    shown = frame.loc[frame["seed"] == frame["seed"].min()]
-    repeats = (
-        shown[["mix", "layers", "feasible_share"]].eq(shown[["mix", "layers", "feasible_share"]].shift()).all(axis=1)
-    )
-    shown = shown.loc[~repeats]
-    return pd.DataFrame(
-        {
-            "Mix": shown["mix"],
-            "c from": shown["c"].map(lambda x: f"{x:.2f}"),
-            "Layers": shown["layers"].map(lambda text: text or "–"),
-            "How many": [f"{n} of {k}" for n, k in zip(shown["n_layers"], shown["k"], strict=True)],
-            "Taylor spent %": shown["taylor_spent"].map(percent),
-            "Fisher left out %": shown["fisher_left_out"].map(percent),
-            "Binds": shown["binds"].map(lambda binds: "yes" if binds else "no"),
-            "Feasible K-sets %": shown["feasible_share"].map(lambda x: number(None if x is None else 100 * x, 2)),
-        }
-    )
+def _without_repeats(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the rows that select and admit what the row before does."""
+    if frame.empty:
+        return frame
+    told = frame[["mix", "layers", "feasible_share"]]
+    return frame.loc[~told.eq(told.shift()).all(axis=1)]
+
+
+SWEEP_VIEW: View = {
+    "Mix": "mix",
+    "c from": ("c", "{:.2f}".format),
+    "Layers": ("layers", lambda text: text or "–"),
+    "How many": ("n_layers", "k", "{} of {}".format),
+    "Taylor spent %": ("taylor_spent", percent),
+    "Fisher left out %": ("fisher_left_out", percent),
+    "Binds": ("binds", lambda binds: "yes" if binds else "no"),
+    "Feasible K-sets %": ("feasible_share", lambda x: number(None if x is None else 100 * x, 2)),
+}
 
 
 @cache

@@ -10,7 +10,8 @@ import pandas as pd
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results, Table
 from floe_bench.harness.report import pairing
-from floe_bench.harness.report.format import count, number
+from floe_bench.harness.report.format import count, digits
+from floe_bench.harness.report.tables import view
 
 
 @dataclass(frozen=True)
@@ -90,15 +91,15 @@ NLL = replace(pairing.NLL, verdict="By NLL", higher="b better", lower="a better"
 
 
 def _view(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    view = (
-        {"Mix": frame["mix"], "Method": frame["method"], "Seeds": frame["seeds"]}
-        | ACCURACY.view(frame, alpha)
-        | NLL.view(frame, alpha)
+    columns = (
+        {"Mix": "mix", "Method": "method", "Seeds": "seeds"}
+        | ACCURACY.view(alpha)
+        | NLL.view(alpha)
         | {
-            "Trainable a": frame["trainable_a"].map(count),
-            "Trainable b": frame["trainable_b"].map(count),
-            "Planning and training s, a/b": frame["cost_ratio"].map(lambda ratio: number(ratio, 2)),
+            "Trainable a": ("trainable_a", count),
+            "Trainable b": ("trainable_b", count),
+            "Planning and training s, a/b": ("cost_ratio", digits(2)),
         }
     )
     left_out = ["Sees", "Sees "] if any(frame["method"]) else ["Sees", "Sees ", "Method"]
-    return pd.DataFrame(view).drop(columns=left_out)
+    return view(frame, columns).drop(columns=left_out)

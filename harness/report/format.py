@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,11 @@ MISSING = "–"
 def number(value: float | None, digits: int = 0, sign: bool = False) -> str:
     """Write a number with fixed decimals and separated thousands; with its sign where asked for."""
     return MISSING if value is None or pd.isna(value) else f"{value:{'+' if sign else ''},.{digits}f}"
+
+
+def digits(n: int, sign: bool = False) -> Callable[[float | None], str]:
+    """Return `number` with n decimals, to format a column by."""
+    return lambda value: number(value, n, sign)
 
 
 def count(value: float | None) -> str:

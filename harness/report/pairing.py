@@ -127,15 +127,17 @@ class Measure:
     digits: int = 4
     mark: str = ""
 
-    def view(self, frame: pd.DataFrame, alpha: float) -> dict[str, Any]:
-        """Return difference, p, least difference that would be seen, and verdict, as text."""
-        sees = frame[f"{self.name}_minimum_detectable"].astype(float) * self.scale
+    def view(self, alpha: float) -> dict[str, Any]:
+        """Return a `View` of difference, p, least difference that would be seen, and verdict."""
         return {
-            self.difference: differences_text(frame, self.name, self.scale, self.digits),
-            f"p{self.mark}": frame[f"{self.name}_p"].map(p_text),
-            f"Sees{self.mark}": sees.map(lambda x: number(x, self.digits)),
-            self.verdict: verdicts(frame, self.name, alpha, self.higher, self.lower),
+            self.difference: lambda frame: differences_text(frame, self.name, self.scale, self.digits),
+            f"p{self.mark}": (f"{self.name}_p", p_text),
+            f"Sees{self.mark}": (f"{self.name}_minimum_detectable", self._scaled),
+            self.verdict: lambda frame: verdicts(frame, self.name, alpha, self.higher, self.lower),
         }
+
+    def _scaled(self, value: float | None) -> str:
+        return number(None if value is None else self.scale * value, self.digits)
 
 
 ACCURACY = Measure("accuracy", "Accuracy, points", "Accuracy is", "higher", "lower", scale=100, digits=1)

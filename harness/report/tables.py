@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,28 @@ DIGITS = 10
 """Significant digits in CSV and JSON. Further ones differ from machine to machine; the records keep them."""
 
 SUFFIXES = (".md", ".csv", ".tex", ".json")
+
+
+View = Mapping[str, str | tuple[Any, ...] | Callable[[pd.DataFrame], Iterable[Any]]]
+"""Header -> how its column is made of a frame: its name; names, then a format of their values; or a function."""
+
+
+def view(frame: pd.DataFrame, columns: View) -> pd.DataFrame:
+    """Return the columns as text for people. A frame without rows stays as it is."""
+    if frame.empty:
+        return frame
+    return pd.DataFrame({header: _column(frame, column) for header, column in columns.items()})
+
+
+def _column(frame: pd.DataFrame, column: Any) -> Iterable[Any]:
+    if isinstance(column, str):
+        return frame[column]
+    if not isinstance(column, tuple):
+        return column(frame)
+    *names, text = column
+    if len(names) == 1:
+        return frame[names[0]].map(text)
+    return [text(*values) for values in zip(*(frame[name] for name in names), strict=True)]
 
 
 def write(tables: Sequence[Table], folder: Path) -> str:

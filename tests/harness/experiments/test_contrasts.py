@@ -6,6 +6,7 @@ import pytest
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.experiments import cross_domain
 from floe_bench.harness.experiments._contrasts import contrast, contrast_frame, contrast_notes, contrast_view
+from floe_bench.harness.report.tables import view
 
 RISE = np.array([0.1, 0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2])
 
@@ -35,10 +36,10 @@ def test_differences_p_values_and_verdicts(made):
     # "also_worse" are one comparison, so Holm sees four tests: 2/2^8 is times 4, 2/2^4 times 3.
     assert worse["nll_p"] == pytest.approx(4 * 2 / 2**8) and worse["accuracy_p"] == pytest.approx(3 * 2 / 2**4)
     assert frame.iloc[2]["nll_p"] == worse["nll_p"]
-    view = contrast_view(frame, 0.05)
-    assert view["NLL is"] == ["reference", "higher (worse)", "higher (worse)", "same training", "tie"]
-    assert view["Accuracy is"] == ["reference", "tie", "tie", "same training", "tie"]
-    assert list(view["Layers"]) == ["0 1", "2 3", "2 3", "0 1", "3"]
+    shown = view(frame, contrast_view(0.05))
+    assert shown["NLL is"].tolist() == ["reference", "higher (worse)", "higher (worse)", "same training", "tie"]
+    assert shown["Accuracy is"].tolist() == ["reference", "tie", "tie", "same training", "tie"]
+    assert list(shown["Layers"]) == ["0 1", "2 3", "2 3", "0 1", "3"]
 
 
 def test_a_row_without_its_reference_keeps_its_score_and_says_nothing_more(made):
@@ -46,7 +47,7 @@ def test_a_row_without_its_reference_keeps_its_score_and_says_nothing_more(made)
     results.add(cell("alone"), [1], nll=[1.0, 3.0])
     frame = contrast_frame(results, rows(results, "alone"))
     assert frame["nll"].iloc[0] == pytest.approx(2.0) and np.isnan(float(frame["nll_p"].iloc[0] or "nan"))
-    assert contrast_view(frame, 0.05)["NLL is"] == ["–"]
+    assert view(frame, contrast_view(0.05))["NLL is"].tolist() == ["–"]
 
 
 def test_seeds_are_averaged_and_their_number_is_said(made):

@@ -32,12 +32,12 @@ def test_mean_sd_and_share_of_full_over_seeds(records):
 
 def test_one_seed_shows_no_spread_and_says_so(records):
     frame = main.main_frame(MadeResults(records[:1]))
-    assert "±" not in main._view(frame)["Accuracy %"].iloc[0]
+    assert "±" not in tables.view(frame, main.VIEW)["Accuracy %"].iloc[0]
     assert any("One seed" in note for note in main._notes(records[:1], SETTINGS))
 
 
 def test_without_full_there_is_no_share_of_it(records):
-    assert main._view(main.main_frame(MadeResults(records[3:])))["% of full"].iloc[0] == MISSING
+    assert tables.view(main.main_frame(MadeResults(records[3:])), main.VIEW)["% of full"].iloc[0] == MISSING
 
 
 def test_the_four_files_agree_and_are_byte_identical_when_written_again(records, tmp_path):
@@ -81,9 +81,9 @@ def test_one_seed_has_wilsons_interval_and_a_mark_where_it_covers_chance(records
     frame = main.main_frame(MadeResults(records[:1]))
     assert frame["accuracy_from"].tolist()[0] == pytest.approx(0.2189, abs=1e-4)
     assert frame["accuracy_to"].tolist()[0] == pytest.approx(0.3958, abs=1e-4)
-    assert main._view(frame)["Accuracy %"].tolist()[0] == "30.0 [21.9, 39.6]†"
+    assert tables.view(frame, main.VIEW)["Accuracy %"].tolist()[0] == "30.0 [21.9, 39.6]†"
     assert (
-        main._view(main.main_frame(MadeResults([record("full", 0, 0.5)])))["Accuracy %"].tolist()[0]
+        tables.view(main.main_frame(MadeResults([record("full", 0, 0.5)])), main.VIEW)["Accuracy %"].tolist()[0]
         == "50.0 [40.4, 59.6]"
     )
 
