@@ -1,8 +1,8 @@
 """Benchmarks: each file here compares a fast path with a peer, both measured in one run.
 
-A benchmark is a module with `run(bench: Bench) -> Iterator[Measurement]`; its docstring's first line says what it
-compares. One that cannot run everywhere has `unavailable(bench) -> str | None` too: what it needs and does not have.
-Times belong to the machine that took them, ratios less so: a target is a ratio.
+A benchmark is a module with `run(bench: Bench) -> Iterator[Measurement]`. Its docstring's first line says what it
+compares. One that cannot run everywhere also has `unavailable(bench) -> str | None`, which says what it lacks.
+Times belong to the machine that took them, ratios less so. So a target is a ratio.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Measurement(Data):
     """What was measured of two or more sides, round by round.
 
     what: the case. values: side -> one value per round, in `unit`.
-    ratio: (numerator, denominator), two sides; the ratio is the median over rounds of the quotient in a round.
-    at_most, at_least: the target; without one the ratio is shown only.
+    ratio: (numerator, denominator), two sides. The ratio is the median over rounds of the quotient in a round.
+    at_most, at_least: the target. Without one the ratio is only shown.
     notes: further facts of the case, JSON-able.
     """
 
@@ -57,7 +57,7 @@ class Measurement(Data):
 
     @property
     def quotients(self) -> list[float]:
-        """The ratio in each round."""
+        """Return the ratio in each round."""
         if self.ratio is None:
             return []
         numerator, denominator = (self.values[side] for side in self.ratio)
@@ -65,7 +65,7 @@ class Measurement(Data):
 
     @property
     def met(self) -> bool | None:
-        """Whether the median ratio meets the target; None without a target."""
+        """Return whether the median ratio meets the target. None without a target."""
         if self.at_most is None and self.at_least is None:
             return None
         value = median(self.quotients)
@@ -76,7 +76,7 @@ class Measurement(Data):
 class Bench:
     """What a benchmark works with.
 
-    folder: one for passing files, gone after the run. data_dir: a folder of real rows, where there is one.
+    folder: for files that are gone after the run. data_dir: a folder of real rows, where there is one.
     against: another checkout of this project, for the benchmark that compares two.
     """
 
@@ -88,7 +88,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """The accelerator where there is one, else the CPU."""
+        """Return the accelerator where there is one, else the CPU."""
         import torch
 
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -96,14 +96,14 @@ class Bench:
     def alternate(
         self, sides: Mapping[str, Side], repeats: int | None = None, warm_up: bool = True
     ) -> dict[str, list[float]]:
-        """Wall seconds of each side: once unmeasured, then in turn, the order reversed in every other round.
+        """Measure wall seconds of each side in turn. The order reverses in every other round.
 
-        Sides that last so long that their first seconds do not matter need no `warm_up`.
+        Each side first runs once unmeasured. Sides that run for long need no such `warm_up`.
         """
         return self._in_turn(sides, self._seconds, repeats, warm_up)
 
     def peak(self, sides: Mapping[str, Side], repeats: int | None = None) -> dict[str, list[float]]:
-        """Peak bytes of each side over what was there when it started, in the same order of things."""
+        """Measure peak bytes of each side over what was there when it started, in the same order."""
         return self._in_turn(sides, _peak_bytes, repeats)
 
     def _in_turn(
@@ -137,7 +137,7 @@ def _peak_bytes(side: Side) -> float:
 
 
 def _synchronizer(device: Literal["cuda", "cpu"] | str) -> Callable[[], None]:
-    """What waits for the device's work to end."""
+    """Return what waits for the device's work to end."""
     import torch
 
     return torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -1,4 +1,4 @@
-"""The reference's MoE-LoRA layer: a loop over the experts, as HydraLoRA's code has it (arXiv 2404.19245)."""
+"""HydraLoRA's form of the MoE-LoRA layer: a loop over the experts, as its code has it (arXiv 2404.19245)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from floe_bench.harness.floe.tuner import MoeLoraLinear
 class LoopedMoeLora(nn.Module):
     """Computes what a `MoeLoraLinear` does, with its very parameters, one expert after the other.
 
-    Each expert reads A of the input afresh, under a dropout mask of its own, and makes a full (tokens, d_out) output.
+    Each expert reads A of the input afresh, under its own dropout mask, and makes a full (tokens, d_out) output.
     """
 
     def __init__(self, layer: MoeLoraLinear, adapter_name: str = "default") -> None:
@@ -27,7 +27,7 @@ class LoopedMoeLora(nn.Module):
         self.scaling = layer.scaling[adapter_name]
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., d_in) -> (..., d_out)."""
+        """Map x (..., d_in) to (..., d_out)."""
         result = self.base_layer(x)
         dtype = result.dtype
         if not torch.is_autocast_enabled(x.device.type):
@@ -40,7 +40,7 @@ class LoopedMoeLora(nn.Module):
 
 
 def loop_over_experts(model: nn.Module) -> None:
-    """Put the loop in the place of every MoE-LoRA layer of the model."""
+    """Replace every MoE-LoRA layer of the model by the loop."""
     for name, module in list(model.named_modules()):
         if isinstance(module, MoeLoraLinear):
             parent, _, child = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""The small real model and its rows, as the profiles use them."""
+"""Load the small real model and its rows, as the profiles use them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ FLOE_LAYERS = (8, 9, 11, 12, 13, 14, 15, 29)
 
 
 def workbench(bench: Bench, **settings: Any) -> Session:
-    """SmolLM2-135M with rows of `bench.data_dir`, else the embedded ones; `settings` by dotted name, . as __."""
+    """Return SmolLM2-135M with rows of `bench.data_dir`, or else the embedded ones.
+
+    settings: by dotted name, with __ for the dot.
+    """
     source = {"data.source": "folder", "data.path": str(bench.data_dir)} if bench.data_dir else {}
     values = {"data.source": "embedded"} | source | {key.replace("__", "."): value for key, value in settings.items()}
     return Session(profiles.load(PROFILE, values), Store(bench.folder, PROFILE), bench.progress)
 
 
 def adapted(shared: Session, layers: Sequence[int] | None = None) -> Any:
-    """A copy of the base model with the profile's fresh MoE-LoRA on `layers` (None: on all)."""
+    """Return a copy of the base model with the profile's fresh MoE-LoRA on `layers` (None: on all)."""
     adapter = shared.settings.adapter
     config = MoeLoraConfig(
         r=adapter.r,

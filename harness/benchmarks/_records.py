@@ -1,4 +1,4 @@
-"""A results folder of any size: a few cells that were run, copied as records of many other cells."""
+"""Fill a results folder of any size: run a few cells, and copy them as records of many others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from floe_bench.harness.store.folder import Store
 
 PROFILE = "tiny"
 METHODS = ("base", "lora", "random_layers", "floe_layers")
-"""One of each that a grid of many methods repeats with other options."""
+"""A grid of many methods repeats these with other options."""
 SEEDS = 5
 
 
 def settings_of(n: int) -> Settings:
-    """The profile, with a grid of n cells in two mixes and `SEEDS` seeds; n is a multiple of ten."""
+    """Return the profile with a grid of n cells in two mixes and `SEEDS` seeds. n is a multiple of ten."""
     count, rest = divmod(n, 2 * SEEDS)
     if rest or not count:
         raise ValueError(f"a grid of two mixes and {SEEDS} seeds has a multiple of {2 * SEEDS} cells, not {n}")
@@ -35,7 +35,7 @@ def settings_of(n: int) -> Settings:
 
 
 def _method(i: int) -> str:
-    """Another method for every i."""
+    """Return another method for every i."""
     if i == 0:
         return METHODS[0]
     number, kind = divmod(i - 1, len(METHODS) - 1)
@@ -44,7 +44,7 @@ def _method(i: int) -> str:
 
 
 def run_models(results: Path) -> dict[str, Record]:
-    """Run one cell of each of METHODS; method -> record."""
+    """Run one cell of each of METHODS. Return method -> record."""
     settings = profiles.load(PROFILE, {"methods": METHODS, "mixes": ("dolly",)})
     store = Store(results, PROFILE)
     cells = main.cells(settings)
@@ -73,7 +73,7 @@ def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_
 
 
 def _copied(name: str, cell: Cell, origin: Store, store: Store) -> str:
-    """Copy a stage, without its weights, as one of the cell's own; returns the name of the copy."""
+    """Copy a stage, without its weights, as one of the cell's own. Return the name of the copy."""
     kind, _, key = name.rpartition("-")
     stage = origin.stage(kind, key)
     assert stage is not None

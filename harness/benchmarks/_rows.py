@@ -1,4 +1,4 @@
-"""Rows of random tokens, for benchmarks whose cost depends on lengths alone."""
+"""Make rows of random tokens, for benchmarks whose cost depends on lengths alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ SHORTEST, LONGEST = 64, 256
 
 
 def random_batches(rows: int, batch_size: int, vocabulary: int, prompt: float = 0.0) -> list[Batch]:
-    """Right-padded batches of similar length, of rows of 64 to 256 tokens; `prompt`: their share without a label."""
+    """Return right-padded batches of similar length, of rows of 64 to 256 tokens.
+
+    prompt: the share of each row without a label.
+    """
     generator = torch.Generator().manual_seed(0)
     examples = []
     for length in torch.randint(SHORTEST, LONGEST + 1, (rows,), generator=generator).tolist():

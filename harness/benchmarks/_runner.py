@@ -1,4 +1,4 @@
-"""Running benchmarks: their table on the screen, their record on disk."""
+"""Run benchmarks, write their records and show their tables."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VERDICTS = {True: "met", False: "missed", None: MISSING}
 
 
 def unavailable(plugin: Plugin, bench: Bench) -> str | None:
-    """What the benchmark needs and does not have here, as its own `unavailable(bench)` says; None: it can run."""
+    """Return what the benchmark needs and lacks here, by its own `unavailable(bench)`. None: it can run."""
     reason = getattr(plugin.load(), "unavailable", None)
     return reason(bench) if reason else None
 
 
 def run(plugin: Plugin, bench: Bench, results: Path, say: Callable[[str], None]) -> list[Measurement]:
-    """Run one benchmark, write `<results>/bench/<id>.json` when it is through, and return what it measured."""
+    """Run one benchmark, write `<results>/bench/<id>.json` at its end, and return what it measured."""
     measurements = []
     for measurement in plugin.load().run(bench):
         say(f"{plugin.id}  {_in_brief(measurement)}")
@@ -45,7 +45,7 @@ def run(plugin: Plugin, bench: Bench, results: Path, say: Callable[[str], None])
 
 
 def to_text(title: str, measurements: Sequence[Measurement]) -> str:
-    """The measurements as a Markdown table: medians, ratio with its range over the rounds, target, verdict."""
+    """Write a Markdown table of the measurements: medians, ratio with its range over rounds, target, verdict."""
     rows = [
         {
             "case": m.what,
@@ -61,7 +61,7 @@ def to_text(title: str, measurements: Sequence[Measurement]) -> str:
 
 
 def table_of_records(results: Path) -> str:
-    """All records of `<results>/bench` as one Markdown table: benchmark, case, ratio, target, verdict."""
+    """Write all records of `<results>/bench` as one Markdown table."""
     rows = []
     for file in sorted((results / FOLDER).glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -91,7 +91,7 @@ def _in_brief(measurement: Measurement) -> str:
 
 
 def _with_ratio(measurement: Measurement) -> dict[str, Any]:
-    """The measurement as JSON, with the median, least and greatest of its ratio."""
+    """Return the measurement as JSON, with the median, least and greatest of its ratio."""
     facts: dict[str, Any] = measurement.model_dump(mode="json") | {"met": measurement.met}
     if measurement.ratio:
         numerator, denominator = measurement.ratio

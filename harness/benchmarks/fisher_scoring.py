@@ -18,7 +18,7 @@ BATCH_SIZE = 8
 ROWS = {"cpu": 16, "cuda": 128}
 REPEATS = {"cpu": 2, "cuda": 5}
 SPEED_UP = {"cpu": 1.3, "cuda": 5.0}
-"""Of batches over one sample at a time."""
+"""Target speed-up of batches over one sample at a time."""
 
 
 def run(bench: Bench) -> Iterator[Measurement]:
@@ -51,7 +51,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def _pilot(bench: Bench, dtype: str) -> Any:
-    """The model with MoE-LoRA on every layer, its B away from 0 as after a pilot."""
+    """Return the model with MoE-LoRA on every layer, its B away from 0 as after a pilot."""
     model = adapted(workbench(bench, model__dtype=dtype))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -61,7 +61,7 @@ def _pilot(bench: Bench, dtype: str) -> Any:
 
 
 def _one_at_a_time(batches: Sequence[Batch]) -> list[Batch]:
-    """Every row as a batch of its own, without padding."""
+    """Return every row as a batch of its own, without padding."""
     return [
         {name: tensor[n : n + 1, :length] for name, tensor in batch.items()}
         for batch in batches
@@ -70,7 +70,10 @@ def _one_at_a_time(batches: Sequence[Batch]) -> list[Batch]:
 
 
 def _train(model: Any, batches: Sequence[Batch]) -> None:
-    """Forward and backward of every batch as in training, logits at the labels alone; gradients are dropped."""
+    """Run forward and backward of every batch as in training, with logits at the labels alone.
+
+    Gradients are dropped.
+    """
     model.train()
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype == torch.bfloat16):
@@ -80,7 +83,7 @@ def _train(model: Any, batches: Sequence[Batch]) -> None:
 
 
 def _facts(model: Any, batches: Sequence[Batch], single: Sequence[Batch], G: np.ndarray) -> dict[str, Any]:
-    """Sizes, and how far G is from that of one sample at a time, and under training's autocast."""
+    """Return sizes, and how far G is from that of one sample at a time, and under training's autocast."""
     facts: dict[str, Any] = {
         "tokens": sum(int(batch["attention_mask"].sum()) for batch in batches),
         "tokens_with_padding": sum(batch["input_ids"].numel() for batch in batches),
@@ -94,5 +97,5 @@ def _facts(model: Any, batches: Sequence[Batch], single: Sequence[Batch], G: np.
 
 
 def _relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference over the largest entry."""
+    """Return the largest difference over the largest entry."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -44,7 +44,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def _selection(bench: Bench) -> Iterator[Measurement]:
-    """Greedy, backward start and refinement: K steps over L layers each, so K L at least."""
+    """Time greedy, backward start and refinement: K steps over L layers each, so K L at least."""
     forms: dict[str, Callable[[Any], Any]] = {"diagonal": fisher_diagonal, "full": fisher_matrix}
     for form, of in forms.items():
         seconds = bench.alternate({str(n): _select(n, of) for n in DEPTHS})
@@ -68,7 +68,7 @@ def _select(n_layers: int, of: Callable[[Any], Any]) -> Side:
 
 
 def _scoring(n_layers: int, samples: int) -> Side:
-    """Fisher and Taylor scores of a random Llama, `samples` rows in batches of four."""
+    """Return Fisher and Taylor scoring of a random Llama, with `samples` rows in batches of four."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256,
@@ -94,7 +94,7 @@ def _scoring(n_layers: int, samples: int) -> Side:
 
 
 def _records_of_a_grid(bench: Bench) -> Iterator[Measurement]:
-    """Finding out that a grid is done, planning it, and its report, over folders of real records copied."""
+    """Time finding a grid done, planning it and reporting it, over folders of copied real records."""
     origin = bench.folder / "growth" / "models"
     models = _records.run_models(origin)
     stores: dict[int, Store] = {}
@@ -127,7 +127,7 @@ def _plan(store: Store, n: int) -> None:
 
 
 def _report(store: Store, n: int) -> None:
-    """Reading, tables and checks."""
+    """Read the records, make the tables and run the checks."""
     settings = _records.settings_of(n)
     with redirect_stdout(io.StringIO()):
         evidence = build.experiment(find("experiment", "main"), store, settings)
@@ -135,7 +135,7 @@ def _report(store: Store, n: int) -> None:
 
 
 def _per_unit(bench: Bench, what: str, unit: str, sides: Sizes) -> Measurement:
-    """Seconds per unit at each size; the target holds the largest against a quarter of it."""
+    """Measure seconds per unit at each size. The target holds the largest against a quarter of it."""
     seconds = bench.alternate({str(n): side for n, side in sides.items()}, min(3, bench.repeats))
     values = {f"{n}": [s / n for s in seconds[str(n)]] for n in sides}
     *_, largest = sides

@@ -23,7 +23,7 @@ SMALL = {
     "data.pretrain_rows": 8, "data.max_length": 256, "train.epochs": 4.0, "eval.questions_per_subject": 1,
     "eval.nll_mixes": "dolly", "eval.evals": "mmlu_continuation,validation_nll,pretrain_nll",
 }  # fmt: skip
-"""About a minute of training on two cores. What the harness adds hardly grows with the rows: longer cells lose less."""
+"""About a minute of training on two cores. What the harness adds hardly grows with rows, so longer cells lose less."""
 CELLS = 120
 """Eight methods on five mixes and three seeds, as the profile has them."""
 LIMITS = {"finished grid": 3.0, "list": 0.5}
@@ -59,7 +59,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def _cells(bench: Bench) -> Iterator[Measurement]:
-    """A grid of the small real model from nothing, in a process of its own."""
+    """Run a grid of the small real model from nothing, in a process of its own."""
     results = bench.folder / "cells"
     bench.progress(f"running {len(METHODS)} cells of {PROFILE}")
     settings = [f"{key}={value}" for key, value in SMALL.items()]
@@ -71,7 +71,7 @@ def _cells(bench: Bench) -> Iterator[Measurement]:
     files = sorted((results / PROFILE / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     records = [read_record(file) for file in files]
     written = [file.stat().st_mtime for file in files]
-    # The first cell's time holds start-up and the loading of the model: cells are timed from the record before.
+    # The first cell's time includes start-up and loading the model. So cells are timed from the record before.
     wall = [after - before for before, after in pairwise(written)]
     charged = [_charged(record) for record in records]
     yield Measurement(
@@ -100,13 +100,16 @@ def _cells(bench: Bench) -> Iterator[Measurement]:
 
 
 def _charged(record: Record) -> float:
-    """Seconds of the cell's own stages; what another cell had done before is not run again, but these share none."""
+    """Return the seconds of the cell's own stages.
+
+    A stage that another cell had run is not run again, but these cells share none.
+    """
     training = record.training.seconds if record.training else 0.0
     return record.planning_cost.seconds + training + sum(score.seconds for score in record.scores.values())
 
 
 def _finished_grid(results: Path) -> Sequence[str]:
-    """A folder in which every cell is done; returns the arguments of the command that finds this out."""
+    """Fill a folder with every cell done. Return the arguments of the command that finds this out."""
     store = Store(results, _records.PROFILE)
     settings = _records.settings_of(CELLS)
     _records.fill(

@@ -24,7 +24,7 @@ BFLOAT16_PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12,
 
 
 def unavailable(bench: Bench) -> str | None:
-    """It allocates 13.5 GB of weights and trains on them."""
+    """Return that a GPU is needed, where there is none. The benchmark trains on 13.5 GB of weights."""
     return None if bench.device.type == "cuda" else "a GPU"
 
 
@@ -33,7 +33,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def measure(bench: Bench, settings: Settings, rows: int) -> Iterator[Measurement]:
-    """One optimiser step of each method, with and without gradient checkpointing, on `rows` random rows."""
+    """Measure one optimiser step of each method, with and without checkpointing, on `rows` random rows."""
     for checkpointing in (False, True):
         sides, tokens, flops = _sides(bench, settings, rows, checkpointing), rows * (PROMPT + COMPLETION), {}
         for name, side in sides.items():
@@ -62,7 +62,7 @@ def measure(bench: Bench, settings: Settings, rows: int) -> Iterator[Measurement
 
 
 def _sides(bench: Bench, settings: Settings, rows: int, checkpointing: bool) -> dict[str, Callable[[], None]]:
-    """A step of each method on one base model, which is put together once per step and method."""
+    """Return a step of each method on one base model. Each step puts its adapter on and takes it off."""
     with bench.device:
         base = AutoModelForCausalLM.from_config(base_model.architecture(settings.model), dtype=torch.bfloat16)
     vocabulary = base.config.vocab_size
@@ -123,7 +123,7 @@ def _step(base: Any, config: PeftConfig, batch: dict[str, torch.Tensor], checkpo
 
 
 def _utilisation(flops_per_second: float) -> float | None:
-    """The share of the GPU's dense bfloat16 peak, where its name is known."""
+    """Return the share of the GPU's dense bfloat16 peak, where its name is known."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((peak for key, peak in BFLOAT16_PEAK.items() if key in name), None)
     return flops_per_second / peak if peak else None

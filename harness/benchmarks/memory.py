@@ -34,7 +34,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def _linearity(bench: Bench, shared: Any, batch: dict[str, torch.Tensor]) -> Measurement:
-    """Peak bytes of a step with the topmost 1 … L layers adapted, each against the line through all of them."""
+    """Measure a step's peak bytes with the topmost 1 … L layers adapted, each against the line through all."""
     layers = [count for count in COUNTS if count <= shared.n_layers]
     measured = []
     for count in layers:
@@ -63,7 +63,7 @@ def _linearity(bench: Bench, shared: Any, batch: dict[str, torch.Tensor]) -> Mea
 
 
 def _step(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
-    """Forward and backward; the gradients are dropped."""
+    """Return a forward and backward. The gradients are dropped."""
 
     def step() -> None:
         with torch.autocast(model.device.type, torch.bfloat16):
@@ -75,7 +75,7 @@ def _step(model: Any, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
 
 
 def _state_bytes(model: Any, batch: dict[str, torch.Tensor]) -> int:
-    """Bytes of the trained weights, their gradients and AdamW's state after a step."""
+    """Return the bytes of the trained weights, their gradients and AdamW's state after a step."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     with torch.autocast(model.device.type, torch.bfloat16):

@@ -17,7 +17,7 @@ from floe_bench.harness.run.session import Session
 from floe_bench.tasks.evals import _mmlu
 
 BATCH_SIZES = (1, 4, 8)
-"""Stock's, tried once on `TRIED` questions; the fastest is its own."""
+"""Sizes that stock lm-eval tries once on `TRIED` questions. It then runs with the fastest."""
 TRIED = 6
 MAX_LENGTH = 2048
 
@@ -28,8 +28,8 @@ FORMS = {
 }
 """Form -> lm-eval's task, exemplars, subjects spread over the alphabet, questions of each, target in float32.
 
-MMLU has 57 subjects of 246 questions on average, which share one reading of header and exemplars; a few stand for
-them here, so that the gain is understated.
+MMLU has 57 subjects of 246 questions on average, which share one reading of header and exemplars. A few stand for
+them here, so the gain is understated.
 """
 
 
@@ -64,7 +64,7 @@ def _compare(bench: Bench, shared: Session, form: str, dtype: str) -> Measuremen
         },
         # A round of stock's five-shot form takes a minute, and its ratio hardly varies.
         repeats=1 if shots else min(bench.repeats, 3),
-        warm_up=False,  # trying the batch sizes was one
+        warm_up=False,  # trying the batch sizes was a warm-up
     )
     notes = {
         "questions": len(test),
@@ -88,12 +88,12 @@ def _compare(bench: Bench, shared: Session, form: str, dtype: str) -> Measuremen
 
 
 def _score(shared: Session, task: str, shots: int, items: list[dict[str, Any]], batch_size: int, stock: bool) -> Scored:
-    """Score by lm-eval; its own HFLM reads the model where `stock`, else our reader does."""
+    """Score by lm-eval. Where `stock`, its own HFLM reads the model, else our reader does."""
     return multiple_choice(shared.base, shared.tokenizer, task, items, shots, batch_size, MAX_LENGTH, stock)
 
 
 def _items(shared: Session, subjects: int, questions: int, shots: int) -> list[dict[str, Any]]:
-    """Questions and exemplars; the embedded questions are each other's exemplars."""
+    """Return questions and exemplars. The embedded questions are each other's exemplars."""
     embedded = shared.source.kind == "embedded"
     inputs: Any = SimpleNamespace(source=shared.source, settings=shared.settings)
     found = _mmlu.items(inputs, fewshot=bool(shots) and not embedded)
@@ -108,7 +108,7 @@ def _items(shared: Session, subjects: int, questions: int, shots: int) -> list[d
 
 
 def _difference(a: Scored, b: Scored) -> dict[str, float]:
-    """Share of changed answers, and the largest difference of a choice's log-probability."""
+    """Return the share of changed answers, and the largest difference of a choice's log-probability."""
     columns = [column for column in a.items if column.startswith("logprob_")]
     return {
         "changed": float(np.mean(a.items["predicted"].to_numpy() != b.items["predicted"].to_numpy())),

@@ -61,20 +61,20 @@ def _measure(
         ratio=("loop", "MoE-LoRA"),
         at_least=speed_up if (d_in, d_out) in SMALL else None,
     )
-    # More tokens where tensors are small: the allocator's own few megabytes should not decide.
+    # More tokens where tensors are small, so that the allocator's own few megabytes do not decide.
     larger = _flow(bench, dtype, d_in, d_out, 4 * TOKENS if (d_in, d_out) in SMALL else TOKENS)
     peak = bench.peak({side: _forward_backward(sides[side], *larger) for side in ("MoE-LoRA", "LoRA")})
     yield Measurement(what=f"peak memory, {case}", values=peak, unit="bytes", ratio=("MoE-LoRA", "LoRA"), at_most=1.05)
 
 
 def _flow(bench: Bench, dtype: torch.dtype, d_in: int, d_out: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """An input that wants a gradient, and the gradient that comes down to the output."""
+    """Return an input that wants a gradient, and the gradient that comes down to the output."""
     x = torch.randn(8, tokens // 8, d_in, dtype=dtype, device=bench.device, requires_grad=True)
     return x, torch.randn(8, tokens // 8, d_out, dtype=dtype, device=bench.device)
 
 
 def _adapted(bench: Bench, dtype: torch.dtype, d_in: int, d_out: int, config: MoeLoraConfig | LoraConfig) -> nn.Module:
-    """The adapted linear layer, in training mode; adapters are float32, as the profiles train them."""
+    """Return the adapted linear layer in training mode. Adapters are float32, as the profiles train them."""
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(d_in, d_out, bias=False, dtype=dtype, device=bench.device))
     get_peft_model(base, config)  # pyright: ignore[reportArgumentType]
@@ -82,7 +82,7 @@ def _adapted(bench: Bench, dtype: torch.dtype, d_in: int, d_out: int, config: Mo
 
 
 def _forward_backward(module: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> Callable[[], None]:
-    """One forward and backward under the training's autocast; gradients are dropped."""
+    """Return one forward and backward under the training's autocast. Gradients are dropped."""
 
     def step() -> None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):

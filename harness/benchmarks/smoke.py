@@ -17,11 +17,11 @@ from floe_bench.harness.files import PACKAGE
 
 PROFILE = "smoke"
 ROUNDS = 1
-"""A run takes minutes, and is long beside what varies between two runs of the same code."""
+"""One is enough: a run takes minutes, and two runs of the same code hardly differ."""
 
 
 def unavailable(bench: Bench) -> str | None:
-    """It compares two checkouts."""
+    """Return that another checkout is needed, where none is given."""
     return None if bench.against else "another checkout of this project: --against DIR"
 
 
@@ -54,19 +54,19 @@ def _run(checkout: Path, results: Path) -> None:
 
 
 def _command(checkout: Path) -> str:
-    """The module that runs the command there; a checkout from before the package had its name has another."""
+    """Return the module that runs the command there. Older checkouts have another name for the package."""
     return "floe_bench" if (checkout / "floe_bench").is_dir() else "harness"
 
 
 def _records(results: Path) -> dict[str, Record]:
-    """The cells' records by label."""
+    """Return the cells' records by label."""
     files = sorted((results / PROFILE / "records").glob("*.json"))
     records = [Record.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
     return {record.cell.label: record for record in records}
 
 
 def _differences(runs: dict[str, dict[str, Record]]) -> dict[str, Any]:
-    """Per cell: layers, rank, accuracy and the NLL on its own mix, of both runs."""
+    """Return per cell the layers, rank, accuracy and NLL on its own mix, of both runs."""
     cells = {
         label: {name: _facts(records[label]) for name, records in runs.items() if label in records}
         for label in sorted({label for records in runs.values() for label in records})

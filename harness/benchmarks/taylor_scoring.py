@@ -51,7 +51,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 
 def _backward(model: Any, batches: Sequence[Batch], weights: Sequence[torch.nn.Parameter]) -> None:
-    """Forward and backward of every batch, summing the decoder layers' weight gradients; they are dropped."""
+    """Run forward and backward of every batch, summing the decoder layers' weight gradients. Drop them."""
     for weight in weights:
         weight.requires_grad_(True)
     for batch in batches:
@@ -61,7 +61,7 @@ def _backward(model: Any, batches: Sequence[Batch], weights: Sequence[torch.nn.P
 
 
 def _parts(model: Any, batches: Sequence[Batch], weights: Sequence[torch.nn.Parameter]) -> dict[str, int]:
-    """Bytes that scoring has to hold: one layer's gradients, all layers' inputs, one batch's activations."""
+    """Return the bytes that scoring has to hold: a layer's gradients, all layers' inputs, a batch's activations."""
     layers = decoder_layers(model)
     entries = sum(batch["input_ids"].numel() for batch in batches) * model.config.hidden_size
     return {
@@ -72,7 +72,7 @@ def _parts(model: Any, batches: Sequence[Batch], weights: Sequence[torch.nn.Para
 
 
 def _saved(model: Any, batch: Batch, weights: Sequence[torch.nn.Parameter]) -> int:
-    """Bytes that the forward of a batch saves for its backward, the model's own weights left out."""
+    """Return the bytes that a batch's forward saves for its backward, without the model's own weights."""
     own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     saved: dict[int, int] = {}
 
@@ -86,7 +86,7 @@ def _saved(model: Any, batch: Batch, weights: Sequence[torch.nn.Parameter]) -> i
         weight.requires_grad_(True)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss = sample_nll(model, batch).sum()
-    del loss  # until here what it saved was alive, each at an address of its own
+    del loss  # until here all that it saved was alive, so no address was used twice
     for weight in weights:
         weight.requires_grad_(False)
     return sum(saved.values())

@@ -61,7 +61,7 @@ def _facts(shared: Session, models: dict[str, Any], examples: list[Example]) -> 
 
 
 def _flops(model: Any, examples: list[Example], pad_token_id: int) -> int:
-    """FLOPs of the matrix products and attention of one forward and backward over the rows, as executed."""
+    """Count FLOPs of the matrix products and attention of one forward and backward over the rows, as executed."""
     batch = {key: value.to(model.device) for key, value in collate(examples, pad_token_id).items()}
     mapping = {torch.ops.aten.addmm_: _addmm_flops}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
@@ -73,7 +73,7 @@ def _flops(model: Any, examples: list[Example], pad_token_id: int) -> int:
 
 
 def _addmm_flops(_: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-    """2 m k n of (m, k) times (k, n): the in-place form is not among PyTorch's own counts."""
+    """Count 2 m k n of (m, k) times (k, n). The in-place form is not among PyTorch's own counts."""
     return 2 * a[0] * a[1] * b[1]
 
 

@@ -96,7 +96,7 @@ def _train_every_layer(shared: Session, inputs: Inputs) -> Stage:
 
 
 def _grid(shared: Session, inputs: Inputs, layers: list[int]) -> dict[int, Stage]:
-    """Every rank's full probe on FLoE's layers: those that the search made are found, the others are made."""
+    """Probe every rank in full on FLoE's layers. Those that the search made are found, the others are made."""
     train_rows, judge = probe_rows(shared, CELL)
     limits = shared.settings.search
     plans = {r: AdapterPlan("adapter", moe_lora(inputs, layers, r)) for r in range(limits.r_min, limits.r_max + 1)}
@@ -123,7 +123,10 @@ def _regret(grid: dict[int, Stage], found: int) -> Iterator[Measurement]:
 
 
 def _literal(grid: dict[int, Stage], by_kind: dict[str, Any], training: Stage) -> Iterator[Measurement]:
-    """The paper's search asks for every rank it meets at full share: its cost is that of these ranks' probes."""
+    """Measure the paper's search, which asks for every rank it meets at full share.
+
+    Its cost is that of these ranks' probes.
+    """
     limits = min(grid), max(grid)
     before = sum(by_kind[kind]["seconds"] for kind in ("pilot", "measure"))
     for trials in TRIALS:

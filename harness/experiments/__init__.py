@@ -1,1 +1,1 @@
-"""One file per experiment: its grid (`cells`), its table (`table`) and how the table reads (`view`)."""
+"""One file per experiment: its grid (`cells`) and its tables (`tables`)."""

@@ -1,4 +1,4 @@
-"""The accuracy of a group of cells with its interval, marked where it covers guessing."""
+"""Compute the accuracy of a group of cells with its interval, and mark it where that covers guessing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ CHANCE_NOTE = "† marks an accuracy whose interval covers guessing."
 
 
 def accuracy_columns(results: Results, records: Sequence[Record]) -> dict[str, Any]:
-    """`accuracy` (mean, a fraction), `accuracy_sd` over cells, its interval from `accuracy_from` to `accuracy_to`, and
-    `at_chance`, whether that covers guessing. All None where the primary evaluation has no accuracy.
+    """Return the accuracy of a group of cells as columns of a frame.
 
-    One cell has Wilson's interval; several that of seeds and questions, clustered by subject.
+    `accuracy` is the mean, as a fraction, and `accuracy_sd` its spread over cells. The interval runs from
+    `accuracy_from` to `accuracy_to`. `at_chance` says whether it covers guessing. All are None where the primary
+    evaluation has no accuracy.
+
+    One cell has Wilson's interval. Several have that over seeds and questions, clustered by subject.
     """
     values = [value for record in records if (value := accuracy_of(record)) is not None]
     names = ("accuracy", "accuracy_sd", "accuracy_from", "accuracy_to", "at_chance")
@@ -35,7 +38,7 @@ def accuracy_columns(results: Results, records: Sequence[Record]) -> dict[str, A
         interval = _over_cells(results, records, confidence)
     covers = None if score.chance is None else interval.low <= score.chance <= interval.high
     sd = statistics.stdev(values) if len(values) > 1 else None
-    ends = max(interval.low, 0.0), min(interval.high, 1.0)  # that of two seeds can pass them
+    ends = max(interval.low, 0.0), min(interval.high, 1.0)  # the interval of two seeds can pass them
     return dict(zip(names, (statistics.fmean(values), sd, *ends, covers), strict=True))
 
 
@@ -47,7 +50,7 @@ def _over_cells(results: Results, records: Sequence[Record], confidence: float) 
 
 
 def accuracy_text(frame: pd.DataFrame) -> list[str]:
-    """Per cent with the interval, and a dagger where guessing lies inside."""
+    """Write the accuracy in per cent with its interval, and a dagger where guessing lies inside."""
     columns = (frame[name] for name in ("accuracy", "accuracy_from", "accuracy_to", "at_chance"))
     return [
         MISSING if pd.isna(mean) else f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]{'†' if chance else ''}"

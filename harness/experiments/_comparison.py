@@ -1,4 +1,4 @@
-"""Every method against a named reference, paired answer by answer: the table that says which differences are real."""
+"""Compare every method with a named reference, answer by answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from floe_bench.harness.report.tables import view
 
 
 def comparison(id: str, title: str, results: Results, reference: str) -> Table:
-    """One row per mix and method, method - reference, over the seeds that both have; Holm over the whole table.
+    """Return one row per mix and method: method - reference, over the seeds that both have.
 
-    Accuracy is that of the primary evaluation, NLL that of the mix's own validation rows, trainable parameters
-    means over the seeds.
+    Accuracy is that of the primary evaluation. NLL is that of the mix's own validation rows. Trainable parameters are
+    means over seeds. Holm's correction covers the whole table.
     """
     confidence = results.settings.study.confidence
     sides = {(record.cell.mix, record.cell.method, record.cell.seed): record for record in results.records}

@@ -1,4 +1,4 @@
-"""Trained cells against a reference, one row of a table each: paired over items and seeds, Holm over the table."""
+"""Compare trained cells with a reference, one row of a table each, paired over items and seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from floe_bench.harness.report.format import count, digits
 
 @dataclass(frozen=True)
 class Contrast:
-    """One row: its columns, its finished records, and those that pair with a reference's of the same seed."""
+    """One row of a table.
+
+    columns: what identifies the row. records: its finished records. pairs: those with a reference's record of the same
+    seed beside them.
+    """
 
     columns: Mapping[str, Any]
     records: Sequence[Record]
@@ -29,7 +33,7 @@ class Contrast:
 
     @property
     def trainings(self) -> tuple[tuple[Any, Any], ...]:
-        """The two sides' training stages, seed by seed: rows with equal ones are one comparison."""
+        """Return both sides' training stages, seed by seed. Rows with equal ones are one comparison."""
         return tuple((a.stages.training, b.stages.training) for a, b in self.pairs)
 
     @property
@@ -38,7 +42,7 @@ class Contrast:
 
     @property
     def is_same_training(self) -> bool:
-        """Whether the reference trained the very same, on every seed."""
+        """Return whether the reference has the same training stage on every seed."""
         return bool(self.pairs) and all(a == b for a, b in self.trainings)
 
     @property
@@ -47,7 +51,7 @@ class Contrast:
 
 
 def contrast(results: Results, cells: Sequence[Cell], reference: Sequence[Cell], **columns: Any) -> Contrast | None:
-    """`cells` against `reference`, one of each a seed; None where none of `cells` is finished."""
+    """Contrast `cells` with `reference`, one of each per seed. None where none of `cells` is finished."""
     found = [(results.find(cell), results.find(other)) for cell, other in zip(cells, reference, strict=True)]
     records = [record for record, _ in found if record]
     pairs = [(record, other) for record, other in found if record and other]
@@ -55,11 +59,11 @@ def contrast(results: Results, cells: Sequence[Cell], reference: Sequence[Cell],
 
 
 def contrast_frame(results: Results, rows: Sequence[Contrast | None]) -> pd.DataFrame:
-    """One line per row that has records, row - reference.
+    """Return one line, row - reference, for each row that has records.
 
-    `nll` (nats per token on the cell's own mix) and `accuracy` (a fraction) are means over seeds. A reference, or
-    a row that trained the very same as it, is not tested, and rows that trained the same are tested once, so that
-    Holm corrects for the comparisons that were made.
+    `nll` (nats per token on the cell's own mix) and `accuracy` (a fraction) are means over seeds. Holm corrects for the
+    comparisons that were made. So a reference is not tested, nor a row with the reference's training. Rows that share
+    their trainings are tested once.
     """
     confidence = results.settings.study.confidence
     present = [row for row in rows if row]
@@ -77,7 +81,7 @@ NLL = replace(pairing.NLL, difference="Difference, nats")
 
 
 def contrast_view(alpha: float) -> dict[str, Any]:
-    """Return the `View` of a `contrast_frame`'s columns. It calls nothing a difference but a significant one."""
+    """Return the `View` of a `contrast_frame`. Only a significant difference is called one."""
     return (
         {
             "Seeds": "seeds",
@@ -92,7 +96,7 @@ def contrast_view(alpha: float) -> dict[str, Any]:
 
 
 def contrast_notes(results: Results, reference: str) -> list[str]:
-    """How the columns of `contrast_view` read."""
+    """Return what a reader must know of the columns of `contrast_view`."""
     study = results.settings.study
     lines = [
         f"Differences are to {reference}, paired by question (clustered by subject) and by row, with their "

@@ -1,4 +1,4 @@
-"""What stored G (N samples, L layers) and T say of rankings and picks."""
+"""Rank and pick layers by stored gradients G (N samples, L layers) and Taylor importance T (L)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 
 def scored(results: Results, cell: Cell) -> tuple[Record, Floats, Floats] | None:
-    """A cell's record, its G (N, L) and T (L); None where it is not finished or measured neither."""
+    """Return a cell's record, its G (N, L) and T (L). None where it is not finished or lacks one of them."""
     record = results.find(cell)
     if record is None:
         return None
@@ -28,17 +28,17 @@ def scored(results: Results, cell: Cell) -> tuple[Record, Floats, Floats] | None
 
 
 def ranks(scores: ArrayLike) -> NDArray[np.int_]:
-    """Rank of each layer along the last axis, 1 the highest score; of equal scores the lower layer comes first."""
+    """Rank the layers along the last axis, 1 for the highest score. Of equal scores the lower layer comes first."""
     order = np.argsort(-np.asarray(scores, dtype=float), axis=-1, kind="stable")
     return np.argsort(order, axis=-1, kind="stable") + 1
 
 
 def top(scores: ArrayLike, settings: SelectionSettings) -> tuple[int, ...]:
-    """The K layers of the highest score, whatever their Taylor importance."""
+    """Return the K layers of the highest score, whatever their Taylor importance."""
     n_layers = len(np.asarray(scores))
     return top_k(scores, max_layers(settings.layer_fraction, n_layers))
 
 
 def picks(fisher: ArrayLike, T: ArrayLike, settings: SelectionSettings) -> tuple[int, ...]:
-    """FLoE's layers, under K and the Taylor budget."""
+    """Return FLoE's layers, under K and the Taylor budget."""
     return selected(fisher, T, settings).layers

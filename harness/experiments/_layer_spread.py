@@ -1,4 +1,4 @@
-"""How far each layer's rank moves, between conditions and under resampling of G's rows; deep against shallow layers."""
+"""Measure how far each layer's rank moves, between conditions and under resampling of G's rows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ RESAMPLES = 1000
 """Enough for the ends of a 95 % band: 25 resamples lie beyond each."""
 
 Measured = tuple[str, int, Floats, tuple[int, ...]]
-"""Mix, seed, G (N, L) and picks of one condition; a mix's first is the one that others are held against."""
+"""Mix, seed, G (N, L) and picks of one condition. A mix's others are compared with its first."""
 
 
 def spread_tables(measured: Sequence[Measured], settings: Settings) -> list[Table]:
-    """One row per layer, and one per mix and source of spread."""
+    """Return a table with one row per layer, and one with a row per mix and source of spread."""
     by_mix = {mix: [one for one in measured if one[0] == mix] for mix in dict.fromkeys(one[0] for one in measured)}
     rows = {mix: layer_rows(mix, own, settings) for mix, own in by_mix.items()}
     layers = pd.DataFrame([row for own in rows.values() for row in own])
@@ -51,8 +51,11 @@ def spread_tables(measured: Sequence[Measured], settings: Settings) -> list[Tabl
 
 
 def layer_rows(mix: str, measured: Sequence[Measured], settings: Settings) -> list[dict[str, Any]]:
-    """Per layer: rank 1 the highest; `share` of the sum of scores; the bootstrap's band of the first condition's
-    share and rank; rank's spread over all conditions, and in how many of them it is picked (a fraction)."""
+    """Return one row per layer of a mix.
+
+    `share` is of the sum of scores, and rank 1 is the highest. The bootstrap gives a band to the first condition's
+    share and rank. Over all conditions there are the rank's spread and the fraction in which the layer is picked.
+    """
     _, _, G, _ = measured[0]
     n_layers, tail = G.shape[1], (1 - settings.study.confidence) / 2
     scores = fisher_diagonal(G)
@@ -85,7 +88,10 @@ def layer_rows(mix: str, measured: Sequence[Measured], settings: Settings) -> li
 
 
 def depth_rows(layers: Sequence[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
-    """Of one mix's layers: mean rank spread of each half, their difference (layers as the units), and its interval."""
+    """Return one row per source of spread: the mean rank spread of each half of one mix's layers.
+
+    The difference of the two has an interval with layers as the units.
+    """
     deep = np.array([row["half"] == "deep" for row in layers], dtype=float)
     found = []
     for source in ("conditions", "resampled"):
@@ -111,7 +117,7 @@ def depth_rows(layers: Sequence[dict[str, Any]], settings: Settings) -> list[dic
 
 
 def _resampled_scores(G: Floats) -> Floats:
-    """The diagonal Fisher of `RESAMPLES` bootstrap samples of G's rows, (RESAMPLES, L)."""
+    """Return the diagonal Fisher of `RESAMPLES` bootstrap samples of G's rows, (RESAMPLES, L)."""
     n = len(G)
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return weights @ np.square(G) / n

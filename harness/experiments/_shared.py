@@ -1,4 +1,4 @@
-"""What experiments read from records alike: a cell's accuracy, its NLL, and the layers that scores would select."""
+"""Read from records what several experiments need."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from floe_bench.harness.spec.settings import SelectionSettings, Settings
 
 
 def accuracy_of(record: Record) -> float | None:
-    """Accuracy of the primary evaluation; None where it has none."""
+    """Return the accuracy of the primary evaluation. None where it has none."""
     score = record.scores.get(record.settings.eval.primary)
     return score.metrics.get("acc") if score else None
 
 
 def nll_of(record: Record, mix: str | None = None) -> float | None:
-    """Validation NLL (nats per token) on `mix`, or on the cell's own; for a mix of mixes the mean over all."""
+    """Return the validation NLL (nats per token) on `mix`, or else on the cell's own.
+
+    A mix made of mixes has the mean over all.
+    """
     scored = record.scores.get("validation_nll")
     if scored is None:
         return None
@@ -27,7 +30,7 @@ def nll_of(record: Record, mix: str | None = None) -> float | None:
 
 
 def selected(fisher: ArrayLike, taylor: ArrayLike, settings: SelectionSettings) -> selection.Selection:
-    """FLoE's layers for a Fisher (L,) or (L, L) and Taylor importance (L,), under the settings' K and c."""
+    """Select FLoE's layers by a Fisher (L,) or (L, L) and Taylor importance (L,), under the settings' K and c."""
     T = np.asarray(taylor, dtype=float)
     k = selection.max_layers(settings.layer_fraction, len(T))
     share = selection.budget_share(
@@ -37,10 +40,10 @@ def selected(fisher: ArrayLike, taylor: ArrayLike, settings: SelectionSettings) 
 
 
 def layers_text(layers: Any) -> str:
-    """Layer numbers as a person reads them: 0 3 5."""
+    """Write layer numbers for people: 0 3 5."""
     return " ".join(str(layer) for layer in sorted(layers)) or "–"
 
 
 def reference_of(settings: Settings) -> str:
-    """The method that the others are compared with: study.reference, or the last of the profile's."""
+    """Return the method that others are compared with: study.reference, or else the last of the methods."""
     return settings.study.reference or settings.methods[-1]

@@ -1,4 +1,4 @@
-"""What sweeps share: records in groups, means over seeds, and a table that says so where it is empty."""
+"""Group records, average over seeds and make tables, for experiments that vary a setting."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EMPTY_NOTE = "No finished cells that this table needs."
 
 
 def configured_layers(settings: Settings) -> int | None:
-    """L as the profile states it; None where it leaves it to the model's defaults."""
+    """Return L as the profile states it. None where it leaves it to the model's defaults."""
     return settings.model.config.get("num_hidden_layers")
 
 
 def grouped(results: Results, key: Callable[[Record], Key]) -> dict[Key, list[Record]]:
-    """The finished records by key, in the order of their first."""
+    """Group the finished records by key, in the order of their first."""
     groups: dict[Key, list[Record]] = {}
     for record in results.records:
         groups.setdefault(key(record), []).append(record)
@@ -32,19 +32,19 @@ def grouped(results: Results, key: Callable[[Record], Key]) -> dict[Key, list[Re
 
 
 def same_seeds(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """One pair for each seed that both sides have."""
+    """Pair the records of each seed that both sides have."""
     others = {record.cell.seed: record for record in second}
     return [(record, others[record.cell.seed]) for record in first if record.cell.seed in others]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is there; None where nothing is."""
+    """Return the mean of the numbers present. None where there are none."""
     present = [value for value in values if value is not None and not math.isnan(value)]
     return statistics.fmean(present) if present else None
 
 
 def forgetting_of(record: Record) -> float | None:
-    """Change of the NLL on plain text (nats per token) against the base model."""
+    """Return the change of the NLL on plain text (nats per token) against the base model."""
     prose = record.scores.get("pretrain_nll")
     return prose.metrics["nll_change"] if prose else None
 

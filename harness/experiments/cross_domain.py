@@ -15,11 +15,11 @@ from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard
 
 RANDOM_DRAWS = 3
-"""Random layer sets beside the picked ones: an eye-measure of chance. Its distribution is random_null's to tell."""
+"""Random layer sets beside the picked ones, for a rough view of chance. Experiment random_null has its distribution."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """For each mix to adapt on: layers picked on every mix, random layers, all layers."""
+    """Return for each mix to adapt on: layers picked on every mix, random layers, all layers."""
     return [
         Cell(method=method, mix=mix, seed=seed)
         for seed in range(settings.seeds)
@@ -29,7 +29,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def _methods(mix: str, settings: Settings) -> dict[str, str]:
-    """Where the layers come from -> method; a mix's own picks first."""
+    """Return source of the layers -> method. A mix's own picks come first."""
     others = [other for other in settings.mixes if other != mix]
     draws = range(min(RANDOM_DRAWS, settings.study.random_draws))
     return (
@@ -41,7 +41,7 @@ def _methods(mix: str, settings: Settings) -> dict[str, str]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Every source of layers on every mix, paired with the mix's own picks; and how the picks overlap."""
+    """Compare every source of layers with the mix's own picks, and show how the picks overlap."""
     settings = results.settings
     overlap = {(row["mix"], row["layers_from"]): row["jaccard"] for row in _overlaps(results)}
     frame = contrast_frame(
@@ -79,7 +79,7 @@ def _seeded(method: str, mix: str, settings: Settings) -> list[Cell]:
 
 
 def _overlaps(results: Results) -> list[dict[str, Any]]:
-    """Mean Jaccard index, over seeds, of each source's layers with the mix's own picks."""
+    """Return the mean Jaccard index over seeds of each source's layers with the mix's own picks."""
     settings = results.settings
     found = []
     for mix in settings.mixes:
@@ -94,7 +94,7 @@ def _overlaps(results: Results) -> list[dict[str, Any]]:
 
 
 def _matrix(frame: pd.DataFrame, settings: Settings) -> Table:
-    """Adapted on (columns) against picked on (rows): the NLL's difference to own picks."""
+    """Show the NLL's difference to own picks: adapted on (columns) by picked on (rows)."""
     title = "NLL on the column's mix with the row's layers, less that with its own"
     if frame.empty:
         return Table("cross_domain_matrix", title, frame, frame, ["No finished cell yet."])

@@ -26,7 +26,7 @@ LATENCIES = ("ms_per_token", "ms_per_token_q1", "ms_per_token_q3")
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """MoE-LoRA on every layer with each M, the base model beside it, and the allotted experts at the profile's M.
+    """Return MoE-LoRA on every layer with each M, the base model, and the allotted experts at the profile's M.
 
     Each is scored by the primary evaluation, the validation NLL, the router's statistics and latency.
     """
@@ -46,7 +46,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Scores over M, latency over M, routing by layer, and the allotment."""
+    """Show scores over M, latency over M, routing by layer, and the allotment."""
     scores, latency, routing, allotted = (
         scores_frame(results),
         latency_frame(results),
@@ -90,7 +90,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def scores_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and M, against the smallest M."""
+    """Return one row per mix and M, against the smallest M."""
     groups = _uniform(results)
     least = {mix: min(m for other, m in groups if other == mix) for mix, _ in groups}
     return contrast_frame(
@@ -112,7 +112,7 @@ def scores_frame(results: Results) -> pd.DataFrame:
 
 
 def latency_frame(results: Results) -> pd.DataFrame:
-    """One row for the base model (0 experts) and one per M, over mixes and seeds: ms per token."""
+    """Return ms per token over mixes and seeds: one row for the base model (0 experts), one per M."""
     groups = {m: records for m, records in grouped(results, _experts).items() if m is not None}
     rows = []
     for m, records in sorted(groups.items()):
@@ -130,7 +130,7 @@ def latency_frame(results: Results) -> pd.DataFrame:
 
 
 def routing_frame(results: Results) -> pd.DataFrame:
-    """One row per M > 1 and adapted layer: entropy over ln M, and M times the largest mean gate."""
+    """Return one row per M > 1 and adapted layer: entropy over ln M, and M times the largest mean gate."""
     lines: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for record in results.records:
         m = _experts(record)
@@ -157,7 +157,7 @@ def routing_frame(results: Results) -> pd.DataFrame:
 
 
 def allotted_frame(results: Results) -> pd.DataFrame:
-    """One row per mix: the allotment against the even spread at equal experts in all."""
+    """Return one row per mix: the allotment against the even spread at equal experts in all."""
     uniform = _uniform(results)
     groups = grouped(results, lambda record: (record.cell.mix, record.cell.method))
     rows = []
@@ -178,13 +178,13 @@ def allotted_frame(results: Results) -> pd.DataFrame:
 
 
 def _uniform(results: Results) -> dict[tuple[str, int], list[Record]]:
-    """(mix, M) -> MoE-LoRA on every layer, over seeds."""
+    """Return (mix, M) -> MoE-LoRA on every layer, over seeds."""
     groups = grouped(results, lambda record: (record.cell.mix, record.cell.method, _experts(record)))
     return {(mix, m): records for (mix, method, m), records in groups.items() if method == UNIFORM and m is not None}
 
 
 def _experts(record: Record) -> int | None:
-    """M of the even spread, 0 of the base model, None of the allotment."""
+    """Return M of the even spread, 0 for the base model, None for the allotment."""
     return {BASE: 0, UNIFORM: record.settings.adapter.num_experts}.get(record.cell.method)
 
 
@@ -194,7 +194,7 @@ def _metric(record: Record, evaluation: str, name: str) -> float | None:
 
 
 def _latency_slope(results: Results) -> str:
-    """The line of latency over M, in a sentence."""
+    """Say the slope of latency over M in a sentence."""
     points = [
         (m, latency)
         for record in results.records

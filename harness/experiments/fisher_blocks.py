@@ -22,12 +22,12 @@ from floe_bench.harness.stats.ranks import jaccard
 
 SCORES = "layer_scores:scores=fisher+taylor+true_fisher+parameter_diagonal+adapter_fisher"
 RANDOM_SETS = 200
-"""Random layer sets whose mean objective is the yardstick: known to within a fourteenth of their spread."""
+"""Random layer sets to compare with. Their mean objective is known to within a fourteenth of their spread."""
 NOTHING_YET = ["No finished cell has these layer scores yet."]
 
 
 def methods(settings: Settings) -> dict[str, str]:
-    """Criterion -> the method that selects by it; the diagonal first."""
+    """Return criterion -> the method that selects by it. The diagonal comes first."""
     sized = {
         f"blocks of {b}": f"floe_layers:fisher=block{f':b={b}' if b != 2 else ''}" for b in settings.study.block_sizes
     }
@@ -43,7 +43,7 @@ def methods(settings: Settings) -> dict[str, str]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """All scores, and FLoE's layers by each criterion trained; equal picks share one training."""
+    """Return all scores, and the training of FLoE's layers by each criterion. Equal picks share one training."""
     return [
         Cell(method=method, mix=mix, seed=seed)
         for seed in range(settings.seeds)
@@ -53,7 +53,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Picks and objectives, where the mass of I lies, the training of each, and the Fisher over parameters."""
+    """Show picks and objectives, where the mass of I lies, each training, and the Fisher over parameters."""
     picked, masses, parameters = [], [], []
     for cell in results.cells:
         found = scored(results, cell) if cell.method == SCORES else None
@@ -81,7 +81,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def criteria(results: Results, record: Record, G: Floats) -> dict[str, Floats]:
-    """Criterion -> the Fisher it selects by, (L,) or (L, L); those that the record measured."""
+    """Return criterion -> the Fisher it selects by, (L,) or (L, L), for those that the record measured."""
     full = fisher_matrix(G)
     found = {"diagonal": fisher_diagonal(G)}
     found |= {f"blocks of {b}": block_fisher(full, b) for b in results.settings.study.block_sizes}
@@ -94,10 +94,10 @@ def criteria(results: Results, record: Record, G: Floats) -> dict[str, Floats]:
 
 
 def pick_rows(fishers: dict[str, Floats], G: Floats, T: Floats, settings: Settings) -> list[dict[str, Any]]:
-    """Per criterion: its picks, and the objective ½ (1-m)ᵀ I (1-m) that they reach under the full I.
+    """Return one row per criterion: its picks and their objective ½ (1-m)ᵀ I (1-m) under the full I.
 
-    `objective_share` is that as a share of adapting no layer. The last row is the mean of random sets as large as
-    the diagonal's picks, whatever their Taylor importance.
+    `objective_share` is the objective as a share of that of adapting no layer. The last row is the mean of random sets.
+    They are as large as the diagonal's picks, whatever their Taylor importance.
     """
     full, taken = fisher_matrix(G), {name: picks(fisher, T, settings.selection) for name, fisher in fishers.items()}
     nothing, size = objective(full, ()), len(taken["diagonal"])
@@ -163,10 +163,10 @@ def _labelled(results: Results, record: Record, G: Floats) -> list[tuple[str, Fl
 
 
 def mass_row(G: Floats, settings: Settings) -> dict[str, Any]:
-    """How much of I lies off its diagonal, as shares of the squared Frobenius norm.
+    """Return how much of I lies off its diagonal, as shares of the squared Frobenius norm.
 
-    `off_diagonal_by_chance` is the share to expect with each g_nk's sign drawn at random: no layers correlated, the
-    diagonal the same. `mean_gradient` is |(1/N) Σ g_n|² over the trace: what a pilot off its optimum adds to I.
+    `off_diagonal_by_chance` is the share to expect with each g_nk's sign drawn at random. Then no layers correlate and
+    the diagonal stays. `mean_gradient` is |(1/N) Σ g_n|² over the trace: what a pilot off its optimum adds to I.
     """
     I, squares = fisher_matrix(G), np.square(G)  # noqa: E741  (I is the paper's letter)
     total, on = float(np.square(I).sum()), float(np.square(I.diagonal()).sum())
@@ -214,7 +214,7 @@ def _mass_table(frame: pd.DataFrame, settings: Settings) -> Table:
 
 
 def _training(results: Results) -> Table:
-    """Accuracy and NLL of training each criterion's picks, against the diagonal's."""
+    """Compare the training of each criterion's picks with that of the diagonal's."""
     settings = results.settings
 
     def seeded(method: str, mix: str) -> list[Cell]:
@@ -234,7 +234,10 @@ def _training(results: Results) -> Table:
 
 
 def parameter_row(F: Floats, n_layers: int) -> dict[str, Any]:
-    """Where the full Fisher F (P, P) over some adapter parameters, as many of each layer in turn, has its mass."""
+    """Return where the full Fisher F (P, P) over some adapter parameters has its mass.
+
+    F holds equally many parameters of each layer, layer after layer.
+    """
     squared = np.square(np.asarray(F, dtype=float))
     total, on = float(squared.sum()), float(squared.trace())
     layer = np.arange(len(squared)) * n_layers // len(squared)

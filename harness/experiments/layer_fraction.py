@@ -36,7 +36,7 @@ TRENDS = ("peak_bytes", "trainable_parameters")
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """FLoE's layers at each layer fraction of the grid."""
+    """Return FLoE's layers at each layer fraction of the grid."""
     return [
         Cell(method=METHOD, mix=mix, seed=seed, varied=((VARIED, fraction),))
         for seed in range(settings.seeds)
@@ -46,7 +46,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def fractions(settings: Settings) -> tuple[float, ...]:
-    """study.layer_fractions above 0, the last of those that come to one K."""
+    """Return study.layer_fractions above 0. Of those that come to one K the last stays."""
     grid = [fraction for fraction in settings.study.layer_fractions if fraction > 0]
     n_layers = configured_layers(settings)
     if n_layers is None:
@@ -55,7 +55,7 @@ def fractions(settings: Settings) -> tuple[float, ...]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Scores and costs, the steps between neighbours, and the growth of memory."""
+    """Show scores and costs, the steps between neighbours, and the growth of memory."""
     scores, steps, memory = scores_frame(results), steps_frame(results), memory_frame(results)
     alpha = 1 - results.settings.study.confidence
     notes = [
@@ -94,7 +94,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def scores_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and K, over seeds: means; sizes in bytes, NLLs in nats per token."""
+    """Return one row per mix and K: means over seeds, sizes in bytes, NLLs in nats per token."""
     return pd.DataFrame(
         [
             {
@@ -115,7 +115,7 @@ def scores_frame(results: Results) -> pd.DataFrame:
 
 
 def steps_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and neighbouring Ks: what fewer layers lose, paired. `nll_range`: of the whole curve."""
+    """Return one row per mix and pair of neighbouring Ks: what fewer layers lose. `nll_range` is the curve's."""
     rows = []
     for mix, by_k in _curves(results).items():
         nlls = [nll for records in by_k.values() if (nll := mean(map(nll_of, records))) is not None]
@@ -128,7 +128,7 @@ def steps_frame(results: Results) -> pd.DataFrame:
 
 
 def memory_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and quantity: its slope per adapted layer (bytes, or parameters)."""
+    """Return one row per mix and quantity: its slope per adapted layer (bytes, or parameters)."""
     rows = []
     for mix, by_k in _curves(results).items():
         records = [record for group in by_k.values() for record in group if record.training]
@@ -144,7 +144,7 @@ def memory_frame(results: Results) -> pd.DataFrame:
 
 
 def _curves(results: Results) -> dict[str, dict[int, list[Record]]]:
-    """mix -> K -> records, by rising K; of fractions that come to one K, a seed counts once."""
+    """Return mix -> K -> records, by rising K. Of fractions that come to one K, a seed counts once."""
     found: dict[str, dict[int, list[Record]]] = {}
     for (mix, k), records in grouped(results, lambda record: (record.cell.mix, record.plan.k)).items():
         assert k is not None  # the method selects layers
@@ -157,7 +157,7 @@ def _measured(record: Record, name: str) -> float | None:
 
 
 def _cliff(steps: pd.DataFrame, mix: str, alpha: float) -> str:
-    """The significant step of largest loss in NLL, in a sentence."""
+    """Say in a sentence which significant step loses most in NLL."""
     own = steps.loc[steps["mix"] == mix]
     worse = own.loc[(own["nll_p"].astype(float) < alpha) & (own["nll_difference"].astype(float) > 0)]
     if worse.empty:

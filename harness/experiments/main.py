@@ -22,7 +22,7 @@ TITLE = "Accuracy against trainable parameters"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every method on every mix, seed after seed."""
+    """Return every method on every mix, seed after seed."""
     return [
         Cell(method=method, mix=mix, seed=seed)
         for seed in range(settings.seeds)
@@ -32,7 +32,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Accuracy and costs, and every method against the reference."""
+    """Show accuracy and costs, and every method against the reference."""
     frame = main_frame(results)
     reference = reference_of(results.settings)
     return [
@@ -42,11 +42,11 @@ def tables(results: Results) -> list[Table]:
 
 
 def main_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and method, over its seeds.
+    """Return one row per mix and method, over its seeds.
 
-    Accuracies are fractions, NLLs nats per token, sizes bytes, times seconds. `accuracy_sd` is the sample
-    standard deviation over seeds, missing for one seed. Costs are means over seeds; planning holds pilot,
-    scoring and search in full, whichever method paid first.
+    Accuracies are fractions, NLLs nats per token, sizes bytes, times seconds. `accuracy_sd` is the sample standard
+    deviation over seeds, missing for one seed. Costs are means over seeds. Planning counts pilot, scoring and search in
+    full, whichever method paid first.
     """
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in _in_grid_order(results.records, results.settings):
@@ -85,7 +85,7 @@ VIEW: View = {
 
 
 def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
-    """What a reader must know to read the table."""
+    """Return what a reader must know to read the table."""
     primary = settings.eval.primary
     scores = [record.scores[primary] for record in records if primary in record.scores]
     if not scores:
@@ -104,7 +104,7 @@ def _notes(records: Sequence[Record], settings: Settings) -> list[str]:
 
 
 def _accuracy(results: Results, records: list[Record], full: float | None) -> dict[str, Any]:
-    """`full` is full fine-tuning's accuracy on the mix."""
+    """Return the accuracy's columns. `full` is full fine-tuning's accuracy on the mix."""
     found = accuracy_columns(results, records)
     return found | {"share_of_full": found["accuracy"] / full if found["accuracy"] is not None and full else None}
 
@@ -155,7 +155,7 @@ def _sd(rows: list[dict[str, Any]], key: str) -> float | None:
 
 
 def _span(values: Iterable[int | None]) -> str:
-    """One value, or the range over seeds."""
+    """Write one value, or the range over seeds."""
     found = sorted({value for value in values if value is not None})
     if not found:
         return MISSING

@@ -17,7 +17,7 @@ REFERENCE = "floe"
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """FLoE, and each other method with `match=floe`, on every mix and seed."""
+    """Return FLoE, and each other method with `match=floe`, on every mix and seed."""
     methods = [REFERENCE, *(f"{method}:match={REFERENCE}" for method in MATCHED)]
     return [
         Cell(method=method, mix=mix, seed=seed)
@@ -28,7 +28,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """How near each match is, and the paired comparison with FLoE."""
+    """Show how near each match is, and compare the methods with FLoE."""
     frame = pd.DataFrame(
         [
             {

@@ -33,7 +33,7 @@ MODEL = {
     "model.config.embedding_multiplier": 4.0, "model.config.logits_scaling": 0.33,
     "model.config.residual_multiplier": 0.2,
 }  # fmt: skip
-"""Sharp predictions, and layers that add little each: a random Llama of the usual scale is nearly uniform."""
+"""Predicts sharply, and each layer adds little. A random Llama of the usual scale predicts nearly uniformly."""
 TASK = {
     "data.source": "teacher", "data.max_length": 64, "data.train_rows": 256, "data.validation_fraction": 0.1,
     "data.validation_rows": 8, "data.pilot_fraction": 1.0, "data.pretrain_rows": 32, "data.teacher.rows": 320,
@@ -42,27 +42,31 @@ TASK = {
     "train.learning_rate": 0.03, "train.group_by_length": False, "eval.evals": "validation_nll",
     "eval.primary": "validation_nll",
 }  # fmt: skip
-"""A pilot long enough to converge: where it is not, layers that merely learn first score highest."""
+"""The pilot is long enough to converge. In a shorter one, layers that merely learn first score highest."""
 FIRST_SEED = 10
 WIDE_BUDGET = 0.5
-"""A Taylor budget that no pair of these layers exceeds; the tight c = K/L is shown beside it."""
+"""A Taylor budget that no pair of these layers exceeds. The table also has the tight c = K/L."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How many layers are planted, what share of completion tokens is noise, how many rows the Fisher sees."""
+    """One condition of the grid.
+
+    planted: how many layers are planted. noise: the share of completion tokens that are noise. samples: how many rows
+    the Fisher sees.
+    """
 
     planted: int
     noise: float
     samples: int
 
     def layers(self, seed: int) -> tuple[int, ...]:
-        """The planted layers, drawn by the seed."""
+        """Draw the planted layers by the seed."""
         drawn = np.random.default_rng([seed, self.planted]).choice(N_LAYERS, self.planted, replace=False)
         return tuple(sorted(drawn.tolist()))
 
     def cell(self, mix: str, seed: int) -> Cell:
-        """Base weights, teacher, rows and pilot all change with the seed."""
+        """Return its cell. Base weights, teacher, rows and pilot all change with the seed."""
         own = {
             "model.seed": seed, "data.teacher.seed": seed, "data.teacher.noise": self.noise,
             "data.teacher.layers": ",".join(map(str, self.layers(seed))), "data.calibration_rows": self.samples,
@@ -73,7 +77,7 @@ class Condition:
 
 
 def conditions(settings: Settings) -> list[Condition]:
-    """The base condition (each grid's first), then each grid's others with the rest as in the base."""
+    """Return the base condition (each grid's first), then each grid's others with the rest as in the base."""
     study = settings.study
     counts, noises, samples = study.planted_counts, study.planted_noises, study.planted_samples
     found = [Condition(count, noises[0], samples[0]) for count in counts]
@@ -83,7 +87,7 @@ def conditions(settings: Settings) -> list[Condition]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Every condition under every planted seed, on the first mix."""
+    """Return every condition under every planted seed, on the first mix."""
     return [condition.cell(settings.mixes[0], seed) for condition in conditions(settings) for seed in _seeds(settings)]
 
 
@@ -92,7 +96,7 @@ def _seeds(settings: Settings) -> range:
 
 
 def tables(results: Results) -> list[Table]:
-    """How often each criterion picks exactly the planted layers, under each condition."""
+    """Show how often each criterion picks exactly the planted layers, under each condition."""
     rows = []
     for condition in conditions(results.settings):
         picked: list[tuple[tuple[int, ...], dict[str, tuple[int, ...]]]] = []
@@ -118,7 +122,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def criteria(results: Results, record: Record, G: Any, T: Any) -> dict[str, tuple[int, ...]]:
-    """Criterion -> the layers that it picks, from the stored scores."""
+    """Return criterion -> the layers that it picks, from the stored scores."""
     wide = record.settings.selection
     tight = wide.model_copy(update={"taylor_budget": None, "taylor_budget_factor": 1.0})
     full = fisher_matrix(G)
@@ -139,7 +143,7 @@ def criteria(results: Results, record: Record, G: Any, T: Any) -> dict[str, tupl
 
 
 def _admitted(record: Record, T: Any, k: int) -> tuple[int, ...]:
-    """The planted layers where c = K/L admits them, none where it does not."""
+    """Return the planted layers where c = K/L admits them, else none."""
     planted = record.settings.data.teacher.layers
     return planted if T[list(planted)].sum() <= k / len(T) * T.sum() * (1 + 1e-9) else ()
 

@@ -24,7 +24,7 @@ AGREEMENT = ("spearman", "kendall", "jaccard_top_k", "jaccard_picks")
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """FLoE's layers picked on every drifted sample, for every mix and seed."""
+    """Return FLoE's layers picked on every drifted sample, for every mix and seed."""
     return [
         cell
         for seed in range(settings.seeds)
@@ -34,7 +34,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def _drifts(mix: str, seed: int, settings: Settings) -> dict[float, Cell]:
-    """Share of foreign rows -> cell, 0 first; only 0 where no other mix is given."""
+    """Return share of foreign rows -> cell, 0 first. There is only 0 where no other mix is given."""
     drifts = {0.0: Cell(method="floe_layers", mix=mix, seed=seed)}
     other = _other(mix, settings)
     for share in sorted(settings.study.drift_shares):
@@ -45,13 +45,13 @@ def _drifts(mix: str, seed: int, settings: Settings) -> dict[float, Cell]:
 
 
 def _other(mix: str, settings: Settings) -> str:
-    """The mix that foreign rows come from: the next one, the first after the last."""
+    """Return the mix that foreign rows come from: the next one, and after the last the first."""
     mixes = [other for other in settings.mixes if other == mix or not _overlap(mix, other)]
     return mixes[(mixes.index(mix) + 1) % len(mixes)]
 
 
 def _overlap(mix: str, other: str) -> bool:
-    """Whether one of the two is made of the other's rows."""
+    """Return whether one of the two is made of the other's rows."""
     return mix in _parts(other) or other in _parts(mix)
 
 
@@ -60,7 +60,7 @@ def _parts(mix: str) -> tuple[str, ...]:
 
 
 def tables(results: Results) -> list[Table]:
-    """One row per mix and share, paired with no drift; and the trend over the shares."""
+    """Compare each share with no drift, one row per mix and share, and show the trend over the shares."""
     settings = results.settings
     rows = []
     for mix in settings.mixes:
@@ -90,7 +90,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def _agreement(pairs: list[tuple[Record, Record]]) -> dict[str, float | None]:
-    """Means over seeds of how far two selections agree; None without any."""
+    """Return means over seeds of how far two selections agree. None without any."""
     rows = [_agree(a, b) for a, b in pairs]
     return {name: fmean(row[name] for row in rows) if rows else None for name in AGREEMENT}
 
@@ -107,7 +107,7 @@ def _agree(a: Record, b: Record) -> dict[str, float]:
 
 
 def _trend(frame: pd.DataFrame, settings: Settings) -> Table:
-    """Per mix: the least share at which NLL is significantly worse, and the slope of NLL over the share."""
+    """Show per mix the least share with a significantly worse NLL, and the slope of NLL over the share."""
     title = "How far the selection sample may drift"
     alpha = 1 - settings.study.confidence
     everything: list[dict[Any, Any]] = frame.to_dict("records")

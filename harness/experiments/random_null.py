@@ -23,12 +23,12 @@ from floe_bench.harness.stats.paired import proportion_at_most
 NULL, JUDGED = "random_layers", ("floe_layers", "topk_layers")
 
 SCORES = {"nll": (nll_of, 1), "accuracy": (accuracy_of, -1)}
-"""How each is read, and the sign under which lower is better."""
+"""Score -> how it is read, and the sign under which lower is better."""
 NAMES = {"nll": "NLL", "accuracy": "accuracy %"}
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The selecting methods, and study.random_draws random layer sets, on every mix and seed."""
+    """Return the selecting methods, and study.random_draws random layer sets, on every mix and seed."""
     draws = [NULL, *(f"{NULL}:draw={draw}" for draw in range(1, settings.study.random_draws))]
     return [
         Cell(method=method, mix=mix, seed=seed)
@@ -39,7 +39,7 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Places in the null distribution; whether the selection's objective orders the draws; the draws."""
+    """Show places among the draws, whether the selection's objective orders the draws, and the draws."""
     places, orders, draws = places_frame(results), objective_frame(results), draws_frame(results)
     confidence = results.settings.study.confidence
     place_notes = [
@@ -76,7 +76,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def _finished_notes(places: pd.DataFrame, confidence: float) -> list[str]:
-    """What the fewest finished draws of a row can show at best."""
+    """Say what the fewest finished draws of a row can show at best."""
     if places.empty:
         return []
     finished = places["draws"].tolist()
@@ -89,7 +89,10 @@ def _finished_notes(places: pd.DataFrame, confidence: float) -> list[str]:
 
 
 def places_frame(results: Results) -> pd.DataFrame:
-    """One row per mix, seed, method and score: its share of draws at least as good, and the draws' quantiles."""
+    """Return one row per mix, seed, method and score.
+
+    It has the share of draws that are at least as good, and the draws' quantiles.
+    """
     rows: list[dict[str, Any]] = []
     for (mix, seed), records in _by_seed(results).items():
         draws = _draws(records)
@@ -124,7 +127,10 @@ def places_frame(results: Results) -> pd.DataFrame:
 
 
 def objective_frame(results: Results) -> pd.DataFrame:
-    """One row per mix, seed and score: rank correlation of the selection's objective with it over distinct sets."""
+    """Return one row per mix, seed and score.
+
+    It has the rank correlation of the selection's objective with the score, over distinct sets.
+    """
     from scipy.stats import spearmanr
 
     rows: list[dict[str, Any]] = []
@@ -153,7 +159,7 @@ def objective_frame(results: Results) -> pd.DataFrame:
 
 
 def draws_frame(results: Results) -> pd.DataFrame:
-    """One row per draw."""
+    """Return one row per draw."""
     return pd.DataFrame(
         [
             {

@@ -26,16 +26,16 @@ METHOD = "grid_rank:step=1"
 QUANTILES = (0.1, 0.9)
 
 FIRST_BUDGET = 32
-"""Trials after which a replayed search has most often tried every rank, so that the rest changes nothing."""
+"""Trials after which a replayed search has most often tried every rank. Then the rest changes nothing."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The full curve of every rank, on every mix and seed."""
+    """Return the full curve of every rank, on every mix and seed."""
     return [Cell(method=METHOD, mix=mix, seed=seed) for seed in range(settings.seeds) for mix in settings.mixes]
 
 
 def tables(results: Results) -> list[Table]:
-    """What the searches found, best-so-far against unique trainings, and the curves."""
+    """Show what the searches found, the best so far against unique trainings, and the curves."""
     searched = [(record, curve, replayed(curve, results.settings)) for record, curve in _curves(results)]
     outcome = outcome_frame(searched, results.settings)
     progress = progress_frame(searched)
@@ -100,9 +100,9 @@ def _curves(results: Results) -> list[tuple[Record, dict[int, float]]]:
 
 
 def replayed(curve: Mapping[int, float], settings: Settings) -> list[RankSearch]:
-    """study.repeated_searches TPE searches of search.trials trials on a curve, seeds 0, 1, ...
+    """Run study.repeated_searches TPE searches of search.trials trials on a curve, with seeds 0, 1, ...
 
-    A search is cut short once it has tried every rank: its first trials are those of a longer one.
+    A search ends once it has tried every rank. Its trials are the first ones of a longer search.
     """
     return [_replayed(curve, settings.search.trials, seed) for seed in range(settings.study.repeated_searches)]
 
@@ -117,13 +117,16 @@ def _replayed(curve: Mapping[int, float], trials: int, seed: int) -> RankSearch:
 
 
 def regrets(curve: Mapping[int, float], found: RankSearch) -> NDArray[np.float64]:
-    """(R,): regret of the best so far after 1 … R unique trainings; a search that stopped keeps its last."""
+    """Return (R,): the regret of the best so far after 1 … R unique trainings.
+
+    A search that stopped keeps its last.
+    """
     best = np.minimum.accumulate([curve[r] for r in found.ranks]) - min(curve.values())
     return np.pad(best, (0, len(curve) - len(best)), mode="edge")
 
 
 def random_regrets(curve: Mapping[int, float], u: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The regret of the best of u ranks drawn without repeats: its values, ascending, and their probabilities.
+    """Return the regrets of the best of u ranks drawn without repeats, ascending, and their probabilities.
 
     The j-th best of R is the best of the u drawn with probability C(R - j, u - 1) / C(R, u), j = 1 … R.
     """
@@ -134,7 +137,7 @@ def random_regrets(curve: Mapping[int, float], u: int) -> tuple[NDArray[np.float
 
 
 def random_found(n_ranks: int, trials: int) -> float:
-    """Chance that one given rank of R is among `trials` even draws with repeats."""
+    """Return the chance that one given rank of R is among `trials` even draws with repeats."""
     return 1 - (1 - 1 / n_ranks) ** trials
 
 
@@ -144,7 +147,7 @@ Searched = Sequence[tuple[Record, dict[int, float], list[RankSearch]]]
 
 
 def outcome_frame(searched: Searched, settings: Settings) -> pd.DataFrame:
-    """One row per mix and seed: what the searches found, beside random search on the same curve."""
+    """Return one row per mix and seed: what the searches found, beside random search on the same curve."""
     rows = []
     for record, curve, searches in searched:
         best = min(curve, key=lambda r: (curve[r], r))
@@ -182,7 +185,7 @@ def outcome_frame(searched: Searched, settings: Settings) -> pd.DataFrame:
 
 
 def _unique_to_best(curve: Mapping[int, float], found: RankSearch) -> int:
-    """Unique trainings until the least value came up; R where it did not."""
+    """Count the unique trainings until the least value came up. R where it did not."""
     hits = np.flatnonzero(regrets(curve, found) == 0)
     return int(hits[0]) + 1 if len(hits) else len(curve)
 
@@ -195,7 +198,7 @@ def _interval(values: Sequence[float], confidence: float) -> Interval:
 
 
 def progress_frame(searched: Searched) -> pd.DataFrame:
-    """One row per mix, seed and number of unique trainings."""
+    """Return one row per mix, seed and number of unique trainings."""
     rows = []
     for record, curve, searches in searched:
         tpe = np.array([regrets(curve, found) for found in searches])
@@ -217,13 +220,13 @@ def progress_frame(searched: Searched) -> pd.DataFrame:
 
 
 def _quantile(values: NDArray[np.float64], chances: NDArray[np.float64] | None, q: float) -> float:
-    """The least value with at least q of the mass at or below it; equal chances where there are none."""
+    """Return the least value with at least q of the mass at or below it. `chances` None: all are equal."""
     mass = np.arange(1, len(values) + 1) / len(values) if chances is None else np.cumsum(chances)
     return float(values[np.flatnonzero(mass >= q - 1e-12)[0]])
 
 
 def curves_frame(curves: Sequence[tuple[Record, dict[int, float]]]) -> pd.DataFrame:
-    """One row per mix, seed and rank."""
+    """Return one row per mix, seed and rank."""
     return pd.DataFrame(
         [
             {
@@ -240,7 +243,7 @@ def curves_frame(curves: Sequence[tuple[Record, dict[int, float]]]) -> pd.DataFr
 
 
 def flatness_frame(curves: Sequence[tuple[Record, dict[int, float]]]) -> pd.DataFrame:
-    """One row per mix: the range of the mean curve against the noise between seeds, and Friedman's test."""
+    """Return one row per mix: the mean curve's range, the noise between seeds, and Friedman's test."""
     from scipy.stats import friedmanchisquare
 
     by_mix: dict[str, list[dict[int, float]]] = {}

@@ -24,13 +24,16 @@ from floe_bench.harness.stats.ranks import jaccard, kendall, spearman
 
 AGREEMENT = ("spearman", "kendall", "jaccard_top_k", "jaccard_picks", "spearman_shallow", "spearman_deep")
 LEAST_HALF = 3
-"""Layers in half a model below which its ρ is one of two values."""
+"""Least layers in half a model. With fewer, its ρ is one of two values."""
 NOTHING_YET = ["No finished cell has layer scores yet."]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Under what layers were ranked. part: (i, n), the i-th of n disjoint parts of the rows; (0, 1) is all of them."""
+    """Under what layers were ranked.
+
+    part: (i, n), the i-th of n disjoint parts of the rows. (0, 1) is all of them.
+    """
 
     mix: str
     seed: int
@@ -39,7 +42,7 @@ class Condition:
     part: tuple[int, int] = (0, 1)
 
     def cell(self, settings: Settings) -> Cell:
-        """Its cell; what is as the settings have it is not varied, so that the cell is shared."""
+        """Return its cell. What is as in the settings is not varied, so that the cell is shared."""
         i, n = self.part
         options = (f":part={i}" if i else "") + (f":parts={n}" if n > 1 else "")
         asked = (("data.pilot_fraction", self.pilot_fraction), ("train.epochs", self.epochs))
@@ -49,13 +52,13 @@ class Condition:
 
     @property
     def sample(self) -> str:
-        """All but the seed, as text."""
+        """Write all but the seed."""
         i, n = self.part
         part = f", part {i + 1} of {n}" if n > 1 else ""
         return f"{self.mix}, pilot on {self.pilot_fraction:.0%}, {self.epochs:g} epochs{part}"
 
     def differs(self, other: Condition) -> str:
-        """What differs between the two: one thing by name, or "several"."""
+        """Name the one thing in which the two differ, or "several"."""
         named = {
             "mix": self.mix != other.mix,
             "seed": self.seed != other.seed,
@@ -77,7 +80,7 @@ class Ranked:
 
 
 def conditions(settings: Settings) -> list[Condition]:
-    """The settings' own, and each other pilot fraction, pilot length and part, for every seed and mix."""
+    """Return per seed and mix the settings' own condition, and each other pilot fraction, length and part."""
     study, fraction, epochs = settings.study, settings.data.pilot_fraction, settings.train.epochs
     found = []
     for seed in range(settings.seeds):
@@ -90,7 +93,7 @@ def conditions(settings: Settings) -> list[Condition]:
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Layer scores under every condition, and FLoE's layers trained at every pilot fraction."""
+    """Return layer scores under every condition, and FLoE's layers trained at every pilot fraction."""
     trained = [
         _trained(share, mix, seed, settings)
         for seed in range(settings.seeds)
@@ -106,7 +109,7 @@ def _trained(share: float, mix: str, seed: int, settings: Settings) -> Cell:
 
 
 def tables(results: Results) -> list[Table]:
-    """Agreement by what differs, every pair of conditions, spread by layer and by depth, and training."""
+    """Show agreement by what differs, every pair of conditions, spread by layer and depth, and training."""
     settings = results.settings
     ranked, gradients = [], {}
     for condition in conditions(settings):
@@ -129,7 +132,10 @@ def tables(results: Results) -> list[Table]:
 
 
 def _comparable(a: Ranked, b: Ranked) -> bool:
-    """Of one seed, or differing in the seed alone: others differ in several things and say little."""
+    """Return whether the two share a seed, or differ in the seed alone.
+
+    Others differ in several things and say little.
+    """
     return len(a.scores) == len(b.scores) and (
         a.condition.seed == b.condition.seed or a.condition.sample == b.condition.sample
     )
@@ -154,7 +160,7 @@ def _pair(a: Ranked, b: Ranked, settings: Settings) -> dict[str, Any]:
 
 
 def _summary(pairs: pd.DataFrame, ranked: Sequence[Ranked], settings: Settings) -> Table:
-    """Means over the pairs of conditions that differ in one thing."""
+    """Average over the pairs of conditions that differ in one thing."""
     rows = []
     for differs in dict.fromkeys(pairs["differs"]) if len(pairs) else ():
         own = pairs[pairs["differs"] == differs]
@@ -177,7 +183,10 @@ def _summary(pairs: pd.DataFrame, ranked: Sequence[Ranked], settings: Settings) 
 
 
 def _chance_note(ranked: Ranked, settings: Settings) -> str:
-    """The Jaccard index that two random sets of K layers have in the mean: their overlap is hypergeometric."""
+    """Say the mean Jaccard index of two random sets of K layers.
+
+    Their overlap is hypergeometric.
+    """
     n, k = len(ranked.scores), len(top(ranked.scores, settings.selection))
     overlaps = range(max(0, 2 * k - n), k + 1)
     chance = sum(math.comb(k, j) * math.comb(n - k, k - j) / math.comb(n, k) * j / (2 * k - j) for j in overlaps)
@@ -197,7 +206,7 @@ SUMMARY_VIEW: View = (
 
 
 def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
-    """All pairs; as text Spearman above the diagonal, Kendall below, and between seeds on it."""
+    """Show all pairs: Spearman above the diagonal, Kendall below, Spearman between seeds on it."""
     title = "Agreement of layer rankings between all conditions"
     if pairs.empty:
         return Table("ranking_stability_pairs", title, pairs, pairs, NOTHING_YET)
@@ -221,7 +230,7 @@ def _matrix(pairs: pd.DataFrame, ranked: Sequence[Ranked]) -> Table:
 
 
 def _training(results: Results) -> Table:
-    """Accuracy and NLL of FLoE's layers at each pilot fraction, against the largest."""
+    """Compare FLoE's layers at each pilot fraction with those at the largest."""
     settings = results.settings
     largest = max(settings.study.pilot_fractions)
 

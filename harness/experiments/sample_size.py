@@ -17,18 +17,18 @@ from floe_bench.harness.spec.settings import Settings
 from floe_bench.harness.stats.ranks import jaccard, spearman
 
 SUBSETS = 100
-"""Random subsets of each size: a mean over them is known to within a tenth of their spread."""
+"""Random subsets of each size. A mean over them is known to within a tenth of their spread."""
 
 MEASURES = ("spearman_full", "jaccard_top_k", "jaccard_picks", "spearman_halves")
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """The layer scores of every mix and seed; nothing is trained but the pilots."""
+    """Return the layer scores of every mix and seed. Only the pilots are trained."""
     return [Cell(method="layer_scores", mix=mix, seed=seed) for seed in range(settings.seeds) for mix in settings.mixes]
 
 
 def tables(results: Results) -> list[Table]:
-    """One row per mix and sample size n, over random subsets and seeds."""
+    """Return one row per mix and sample size n, over random subsets and seeds."""
     samples: dict[tuple[str, int], list[dict[str, float]]] = {}
     seeds: dict[str, int] = {}
     for cell in results.cells:
@@ -52,10 +52,11 @@ def tables(results: Results) -> list[Table]:
 
 
 def subset_agreement(G: Floats, T: Floats, n: int, settings: Settings) -> list[dict[str, float]]:
-    """Of random subsets of n rows of G (N, L), drawn without replacement: how they rank and pick layers.
+    """Return how random subsets of n rows of G (N, L), without replacement, rank and pick layers.
 
-    spearman_full, jaccard_top_k, jaccard_picks: against all N rows, which hold the subset. spearman_halves: against
-    n other rows, NaN where N < 2 n. relative_error: the standard error of I_kk as a share of it, median over layers.
+    spearman_full, jaccard_top_k and jaccard_picks are against all N rows, which hold the subset. spearman_halves is
+    against n other rows, NaN where N < 2 n. relative_error is the standard error of I_kk as a share of it, median over
+    layers.
     """
     everything = fisher_diagonal(G)
     full_top = top(everything, settings.selection)
@@ -82,7 +83,7 @@ def subset_agreement(G: Floats, T: Floats, n: int, settings: Settings) -> list[d
 
 
 def _sizes(N: int, settings: Settings) -> list[int]:
-    """The sizes asked for that N rows allow, and half of N, whose row is the split-half reliability."""
+    """Return the sizes asked for that N rows allow, and half of N for the split-half reliability."""
     return sorted({n for n in (*settings.study.sample_sizes, N // 2) if 1 <= n <= N})
 
 

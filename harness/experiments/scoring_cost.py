@@ -24,16 +24,16 @@ VARIED = "model.config.num_hidden_layers"
 SCORERS = {"fisher_gradients": "Fisher", "gradient_norm": "gradient norm", "taylor": "Taylor"}
 
 REPEATS = 3
-"""Seeds at least: the least of several timings is the one that other work on the machine disturbed least."""
+"""Least number of seeds. Other work on the machine disturbs the least of several timings least."""
 
 ROWS = {"data.train_rows": 32, "data.calibration_rows": 32, "data.pretrain_rows": 8, "data.validation_rows": 8}
-"""Enough for a few batches; the cost per token is what is compared."""
+"""Enough for a few batches. Only the cost per token is compared."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """Scores of a model of the profile's width with random weights, at each depth, over seeds.
+    """Return the scores of a model of the profile's width with random weights, at each depth, over seeds.
 
-    Raises UsageError with a model path: its configuration, and not the depth asked for, would be built.
+    Raises UsageError with a model path. It would build that path's configuration, not the depth asked for.
     """
     if settings.model.path is not None:
         raise UsageError("scoring_cost builds models of several depths with random weights: leave --model-path out")
@@ -60,7 +60,7 @@ def _limit(settings: Settings, name: str) -> int | None:
 
 
 def tables(results: Results) -> list[Table]:
-    """Cost by depth, and its growth."""
+    """Show cost by depth, and its growth."""
     frame = cost_frame(results)
     trends = trend_frame(frame, results.settings.study.confidence)
     notes = [
@@ -84,7 +84,10 @@ def tables(results: Results) -> list[Table]:
 
 
 def cost_frame(results: Results) -> pd.DataFrame:
-    """One row per scorer and depth: seconds per token (least over seeds), and ratios to the least deep model."""
+    """Return one row per scorer and depth.
+
+    It has seconds per token (least over seeds), and ratios to the least deep model.
+    """
     by_depth = dict(sorted(grouped(results, _depth).items()))
     theta = _layer_parameters({depth: records[0] for depth, records in by_depth.items()})
     rows: list[dict[str, Any]] = []
@@ -117,7 +120,10 @@ def cost_frame(results: Results) -> pd.DataFrame:
 
 
 def trend_frame(frame: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """One row per scorer measured at three depths or more: the exponent of L, and whether a line fits."""
+    """Return one row per scorer measured at three depths or more.
+
+    It has the exponent of L, and whether a line fits.
+    """
     rows = []
     for scorer in SCORERS if len(frame) else ():
         own = frame.loc[frame["scorer"] == scorer]
@@ -148,7 +154,7 @@ def _is_measure(stage: Stage, scorer: str) -> bool:
 
 
 def _layer_parameters(records: dict[int, Record]) -> int | None:
-    """|θ| of one layer, from two depths' totals."""
+    """Return |θ| of one layer, from two depths' totals."""
     if len(records) < 2:
         return None
     (low, first), *_, (high, last) = records.items()

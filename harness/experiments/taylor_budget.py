@@ -34,11 +34,11 @@ METHOD, VARIED = "floe_layers", "selection.taylor_budget"
 FINE_GRID = tuple(i / 20 for i in range(1, 21))
 
 MOST_LAYERS = 40
-"""Up to here all K-sets can be counted: half of the layers have 2^20 subsets."""
+"""Most layers whose K-sets are counted: half of them have 2^20 subsets."""
 
 
 def cells(settings: Settings) -> list[Cell]:
-    """FLoE's layers at the profile's own c, and at each c of the grid."""
+    """Return FLoE's layers at the profile's own c, and at each c of the grid."""
     varied = [(), *(((VARIED, c),) for c in budgets(settings))]
     return [
         Cell(method=METHOD, mix=mix, seed=seed, varied=at)
@@ -49,10 +49,10 @@ def cells(settings: Settings) -> list[Cell]:
 
 
 def budgets(settings: Settings) -> tuple[float, ...]:
-    """study.taylor_budgets besides the profile's own c, with 1/L in place of what is below.
+    """Return study.taylor_budgets besides the profile's own c, with 1/L in place of what is below.
 
-    From 1/L on a layer always fits, because the least Taylor importance is at most the mean. Rounded up, so
-    that equal importances fit too.
+    From 1/L on a layer always fits, because the least Taylor importance is at most the mean. 1/L is rounded up, so that
+    equal importances fit too.
     """
     n_layers = configured_layers(settings)
     if n_layers is None:
@@ -65,7 +65,7 @@ def budgets(settings: Settings) -> tuple[float, ...]:
 
 
 def tables(results: Results) -> list[Table]:
-    """The trained sweep, and a finer one from the stored scores alone."""
+    """Show the trained sweep, and a finer one from the stored scores alone."""
     trained, sweep = trained_frame(results), sweep_frame(results)
     notes = [
         "c: the budget as a share of all Taylor importance; the reference is the profile's own c. A c of the grid "
@@ -97,7 +97,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def trained_frame(results: Results) -> pd.DataFrame:
-    """One row per mix and c, by rising c. Shares are fractions, NLLs nats per token."""
+    """Return one row per mix and c, by rising c. Shares are fractions, NLLs nats per token."""
     groups = grouped(results, lambda record: (record.cell.mix, record.cell.varied))
     rows = [_contrast(mix, records, groups.get((mix, ()), [])) for (mix, _), records in groups.items()]
     order = list(dict.fromkeys(mix for mix, _ in groups))
@@ -140,7 +140,7 @@ TRAINED_VIEW: dict[str, Any] = {
 
 
 def sweep_frame(results: Results) -> pd.DataFrame:
-    """One row per mix, seed and c of a finer grid: the layers selected, and how many K-sets fit."""
+    """Return one row per mix, seed and c of a finer grid: the layers selected, and how many K-sets fit."""
     rows: list[dict[str, Any]] = []
     for (mix, seed), records in grouped(results, lambda record: (record.cell.mix, record.cell.seed)).items():
         plan = records[0].plan
@@ -191,9 +191,10 @@ SWEEP_VIEW: View = {
 
 @cache
 def feasible_shares(taylor: tuple[float, ...], budgets: tuple[float, ...], k: int) -> tuple[float | None, ...]:
-    """Of each budget, the share of all sets of k layers whose Taylor importance it admits; None for many layers.
+    """Return for each budget the share of all sets of k layers whose Taylor importance it admits.
 
-    Exact: subsets of one half of the layers meet sorted subsets of the other half (Horowitz and Sahni 1974).
+    None for more than MOST_LAYERS layers. The share is exact: subsets of one half of the layers meet sorted subsets of
+    the other half (Horowitz and Sahni 1974).
     """
     if len(taylor) > MOST_LAYERS:
         return tuple(None for _ in budgets)
@@ -211,7 +212,7 @@ def feasible_shares(taylor: tuple[float, ...], budgets: tuple[float, ...], k: in
 
 
 def _sums_by_size(values: tuple[float, ...]) -> dict[int, NDArray[np.float64]]:
-    """The sums of all subsets, ascending, by the subset's size."""
+    """Return the sums of all subsets, ascending, by the subset's size."""
     sums, sizes = np.zeros(1), np.zeros(1, dtype=int)
     for value in values:
         sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])

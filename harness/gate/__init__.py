@@ -1,1 +1,1 @@
-"""A run held against an expectation, or against another run."""
+"""Hold a run against an expectation, or against another run."""

@@ -1,6 +1,6 @@
-"""The regression gate over a results folder: where expectations lie, how they are read, checked and renewed.
+"""Find, read, check and renew the expectations of the regression gate.
 
-A run is the records under the cells' current keys: one made by other code or settings says nothing of these.
+A run is the records under the cells' current keys. A record made by other code or settings says nothing of these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ FILE = "expected.json"
 
 
 def expectation_file(store: Store, given: Path | None = None) -> Path:
-    """The file given, or the results folder's, or else the repository's. Raises UsageError where there is none."""
+    """Return the file given, or else the results folder's, or else the repository's.
+
+    Raises UsageError where there is none.
+    """
     profile = store.folder.name
     committed = root / "results" / profile / FILE if (root := checkout()) else None
     places = [given] if given else [store.folder / FILE, *([committed] if committed else [])]
@@ -53,10 +56,10 @@ def read(path: Path) -> Expectation:
 
 
 def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> list[Difference]:
-    """Every quantity of the run in `store` against the expectation in `path`, with its verdict.
+    """Hold every quantity of the run in `store` against the expectation in `path`, and give its verdict.
 
-    keys: each cell's key now (the digest of `keys.cell_identity`); only records under them count. All that is
-    expected must be there, whatever cells are asked for: a grid that lost a seed is a regression.
+    keys: each cell's key now (the digest of `keys.cell_identity`). Only records under them count.
+    All that is expected must be there, whatever cells are asked for. So a grid that lost a seed is a regression.
     Raises UsageError where no cell has such a record, or the expectation belongs to other settings.
     """
     expected = read(path)
@@ -77,10 +80,9 @@ def check(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path
 
 
 def update(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Path) -> str:
-    """Write the run as the new expectation, atomically; returns in Markdown what changed against the old one.
+    """Write the run as the new expectation, atomically. Return in Markdown what changed against the old one.
 
-    Raises UsageError where a cell has no finished record under its key: what is missing would not be missed by
-    later checks.
+    Raises UsageError where a cell has no finished record under its key: later checks would not miss it.
     """
     profile = store.folder.name
     results, missing = _current(store, settings, keys)
@@ -99,7 +101,7 @@ def update(store: Store, settings: Settings, keys: Mapping[Cell, str], path: Pat
 def _current(
     store: Store, settings: Settings, keys: Mapping[Cell, str]
 ) -> tuple[StoredResults, dict[Cell, Record | None]]:
-    """The finished records under these keys; and the other cells, with the record of their failure if there is one."""
+    """Return the finished records under these keys, and each other cell with the record of its failure, if any."""
     records = store.found(keys)
     present = [record for record in records.values() if record]
     missing = {cell: record for cell, record in records.items() if record is None or record.status == "failed"}
@@ -107,7 +109,7 @@ def _current(
 
 
 def _reason(record: Record | None, profile: str) -> str:
-    """Why a cell has no finished record."""
+    """Say why a cell has no finished record."""
     if record is None:
         return f"not run with this code and these settings: `floe-bench run {profile}`"
     return "it failed: " + (record.error or "").strip().rpartition("\n")[2]
@@ -123,7 +125,7 @@ def _changes(path: Path, new: Expectation, confidence: float) -> str:
 
 
 def to_json(content: Expectation) -> str:
-    """JSON with one line per list, so that a change in one quantity is a change in one line."""
+    """Write JSON with one line per list, so that a change in one quantity is a change in one line."""
     return _lines(content.model_dump(mode="json"), "") + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Two runs, or two methods of one run, answer by answer: accuracy, NLL, parameters and cost, per mix."""
+"""Compare two runs, or two methods of one run, answer by answer: accuracy, NLL, parameters and cost, per mix."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from floe_bench.harness.report.tables import view
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: what it is called, and its records by (mix, method, seed).
+    """One side of a comparison.
 
-    Settings that a cell varies stand with its method. Where two methods are compared they stand in the same rows, and
-    the method's own name is left out.
+    name: what it is called. records: (mix, method, seed) -> record. Settings that a cell varies stand with its method.
+    Where two methods are compared they share rows, so the method's own name is left out.
     """
 
     name: str
@@ -28,12 +28,12 @@ class Side:
 
 
 def of_run(name: str, results: Results) -> Side:
-    """All finished cells of a run, to be held against the same cells of another."""
+    """Return all finished cells of a run, to compare with the same cells of another."""
     return Side(name, results, {_row(r, r.cell.method): r for r in results.records})
 
 
 def of_method(method: str, results: Results) -> Side:
-    """One method's finished cells, to be held against another method's on the same mixes and seeds."""
+    """Return one method's finished cells, to compare with another method's on the same mixes and seeds."""
     own = [record for record in results.records if record.cell.method == method]
     return Side(method, results, {_row(r): r for r in own})
 
@@ -44,10 +44,10 @@ def _row(record: Record, *names: str) -> tuple[str, str, int]:
 
 
 def table(a: Side, b: Side, confidence: float = 0.95) -> Table:
-    """One row per mix (and method), a - b: paired over items and over the seeds that both have.
+    """Compare a - b, one row per mix (and method), paired over items and over the seeds that both have.
 
-    The primary evaluation's accuracy by subject, and the NLL of the mix's own validation rows; Holm's
-    correction over the whole table. Raises ValueError where the sides share no cell or scored other items.
+    Accuracy is the primary evaluation's, by subject. NLL is that of the mix's own validation rows. Holm's correction
+    covers the whole table. Raises ValueError where the sides share no cell or scored other items.
     """
     shared = sorted(a.records.keys() & b.records.keys())
     if not shared:
@@ -77,7 +77,7 @@ def table(a: Side, b: Side, confidence: float = 0.95) -> Table:
 
 
 def _cost_ratio(pairs: pairing.Pairs) -> float:
-    """How many times b's seconds a took."""
+    """Return how many times b's seconds a took."""
     seconds_a, seconds_b = (sum(map(_seconds, side)) for side in zip(*pairs, strict=True))
     return seconds_a / seconds_b if seconds_b else math.nan
 

@@ -1,4 +1,4 @@
-"""`floe-bench compare`: from two results folders, or two methods' names, to one table."""
+"""Make the table of `floe-bench compare` from two results folders, or from two methods' names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from floe_bench.harness.store.results import StoredResults
 
 
 def runs(a: Path, b: Path) -> Table:
-    """Run A against run B, cell by cell. Raises UsageError where they cannot be paired."""
+    """Compare run A with run B, cell by cell. Raises UsageError where they cannot be paired."""
     first, second = _results(a), _results(b)
     profiles = [_profile(results) for results in (first, second)]
     if profiles[0] != profiles[1]:
@@ -23,7 +23,10 @@ def runs(a: Path, b: Path) -> Table:
 
 
 def methods(folder: Path, names: str) -> Table:
-    """Method X against method Y of one run; `names` is "X,Y". Raises UsageError where they cannot be paired."""
+    """Compare method X with method Y of one run. `names` is "X,Y".
+
+    Raises UsageError where they cannot be paired.
+    """
     results = _results(folder)
     known = {record.cell.method for record in results.records}
     asked = [name for name in names.split(",") if name]
@@ -47,7 +50,10 @@ def _table(a: compare.Side, b: compare.Side) -> Table:
 
 
 def _results(folder: Path) -> StoredResults:
-    """The newest run in a folder: all cells recorded under the newest record's settings, and those they vary."""
+    """Return the newest run in a folder.
+
+    It holds all cells recorded under the newest record's settings, and those that vary them.
+    """
     store = Store(folder.parent, folder.name)
     records = store.records()
     if not records:
@@ -57,7 +63,7 @@ def _results(folder: Path) -> StoredResults:
 
 
 def _unvaried(records: list[Record]) -> Record:
-    """The newest record of a cell that varies nothing, or where there is none the newest of all."""
+    """Return the newest record of a cell that varies nothing, or else the newest of all."""
     plain = [record for record in records if not record.cell.varied]
     return max(plain or records, key=lambda record: record.provenance["time"])
 

@@ -1,4 +1,4 @@
-"""A run, reduced to what the regression gate compares."""
+"""Reduce a run to what the regression gate compares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ EXPECTATION_VERSION = 1
 
 
 class Answers(Data):
-    """One evaluation's answers, in the order of its items: right or wrong as "1" and "0", or nats per token."""
+    """One evaluation's answers, in the order of its items.
+
+    They are right or wrong as "1" and "0", or nats per token.
+    """
 
     items: str = Field(description="digest of what was scored")
     right: str | None = None
@@ -26,7 +29,7 @@ class Answers(Data):
 
     @property
     def pairs(self) -> bool:
-        """Whether a paired test has anything to work on."""
+        """Return whether a paired test has anything to work on."""
         return max(len(self.right or ()), len(self.nll or ())) > 1
 
 
@@ -59,7 +62,7 @@ class Expectation(Data):
 
 
 def observe(profile: str, results: Results) -> Expectation:
-    """The finished cells of a run, as an expectation; where every cell failed it holds none."""
+    """Reduce the finished cells of a run to an expectation. It is empty where every cell failed."""
     subjects: dict[str, list[str]] = {}
     cells: dict[str, ExpectedCell] = {}
     for record in results.records:
@@ -102,7 +105,7 @@ def _expected_cell(record: Record, answers: dict[str, Answers]) -> ExpectedCell:
 
 
 def _scores(plan: PlanFacts) -> dict[str, list[float]]:
-    """What planning measured: scores of layers, and the numbers of the selection."""
+    """Return what planning measured: scores of layers, and the numbers of the selection."""
     selected = {name: [value] for name, value in plan.selected or ()}
     return plan.scores | selected
 

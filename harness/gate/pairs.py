@@ -1,14 +1,14 @@
-"""The gate's paired tests: the same items answered before and after a change, in one cell and in all cells together.
+"""Test the same items before and after a change, in one cell and in all cells together.
 
-A change that shows a little in every cell, or in an evaluation of few items, is too weak for one cell's test after the
-correction for as many tests as there are cells. So each evaluation is also tested over all cells at once. What repeats
-from cell to cell is not independent, and the clusters are chosen after what does:
+A change can be small in every cell, or show in an evaluation of few items. One cell's test is too weak for it after
+the correction for as many tests as there are cells. So each evaluation is also tested over all cells at once. What
+repeats from cell to cell is not independent, and the clusters follow from that:
 
-- NLL by model. The items are the same on both sides and no others are spoken of, while rounding in one training moves
-  all rows of its model together; trainings are what repeats independently. A part of the noise that all cells share,
-  as they start from the same weights, is what NLL_TOLERANCE is for.
-- Right and wrong by subject, or by question where subjects hold one each. A question on which the base model is near a
-  tie flips in every cell at once, which one point of tolerance does not cover: cells would count it many times.
+- NLL by model. Both sides have the same items, and the test speaks of no others. Rounding in one training moves all
+  rows of its model together, so trainings are what repeats independently. All cells start from the same weights, so
+  they share a part of the noise. NLL_TOLERANCE is for that part.
+- Right and wrong by subject, or by question where subjects hold one each. A question on which the base model is near
+  a tie flips in every cell at once. One point of tolerance does not cover that: cells would count it many times.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from floe_bench.harness.gate.expectation import Answers, ExpectedCell
 from floe_bench.harness.stats.paired import Comparison, compare_means, compare_right
 from floe_bench.harness.stats.resampling import SIGN_FLIPS, T_TEST_CLUSTERS
 
-# A difference counts only where it is both significant and larger than this: between two machines rounding moves
-# every row a little in the same direction, which a paired test alone would find significant.
+# A difference counts only where it is significant and also larger than this. Between two machines, rounding moves
+# every row a little in the same direction. A paired test alone would find that significant.
 NLL_TOLERANCE = 0.005
-"""Nats per token, of the mean over rows and, apart from its sign, of single rows: a fault that helps one row and
-hurts another leaves the mean alone. Measured on `tiny`: weights changed by 1e-6 of themselves move the mean by up to
-0.0014 and rows by up to 0.0033, the planted faults rows by 0.004 to 0.015."""
+"""Nats per token, for the mean over rows and for the size of single rows' changes. A fault that helps one row and hurts
+another leaves the mean alone. Measured on `tiny`: weights changed by 1e-6 of themselves move the mean by up to 0.0014
+and rows by up to 0.0033. The planted faults move rows by 0.004 to 0.015."""
 ACCURACY_TOLERANCE = 0.01
 """As a fraction: one point."""
 
@@ -36,10 +36,10 @@ Kind = Literal["accuracy", "NLL", "rows"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """The answers of one paired test: (n,) found and expected, 0 or 1 for an accuracy, else nats per token.
+    """The answers of one paired test.
 
-    cells: labels of the cells that they come from. items: how many there are in each cell.
-    clusters: (n,) labels of what is independent, None where every item is.
+    found, expected: (n,), 0 or 1 for an accuracy, else nats per token. cells: labels of the cells that they come from.
+    items: how many there are in each cell. clusters: (n,) labels of what is independent, None where every item is.
     """
 
     evaluation: str
@@ -55,7 +55,7 @@ class Pairs:
         return len(self.cells) > 1
 
     def compare(self) -> Comparison:
-        """Found against expected; of rows, how far they are apart against what is allowed."""
+        """Compare found with expected. For rows, compare how far apart they are with what is allowed."""
         if self.kind == "accuracy":
             return compare_right(self.found, self.expected, self.clusters)
         if self.kind == "NLL":
@@ -63,14 +63,14 @@ class Pairs:
         return compare_means(self.apart(), [NLL_TOLERANCE] * len(self.found), self.clusters)
 
     def apart(self) -> list[float]:
-        """|found - expected| of each item."""
+        """Return |found - expected| of each item."""
         return [abs(after - before) for after, before in zip(self.found, self.expected, strict=True)]
 
     def least_p(self) -> float:
-        """The least p that the test can reach: every cluster changes, of accuracies every right answer is lost.
+        """Return the least p that the test can reach.
 
-        All n clusters on one side have p = 2^(1-n) by sign flips and by McNemar; where flips are drawn at random no
-        less than one draw allows.
+        Then every cluster changes, and for accuracies every right answer is lost. All n clusters on one side have
+        p = 2^(1-n) by sign flips and by McNemar. Where flips are drawn at random, p is no less than one draw allows.
         """
         labels = self.clusters or range(len(self.expected))
         pairs = zip(labels, self.expected, strict=True)
@@ -84,7 +84,7 @@ class Pairs:
 def of_cell(
     cell: str, expected: Mapping[str, Answers], found: Mapping[str, Answers], subjects: Mapping[str, Sequence[str]]
 ) -> Iterator[Pairs]:
-    """The tests of one cell: of every evaluation whose answers on both sides are of the same items."""
+    """Yield the tests of one cell: of every evaluation whose answers on both sides are of the same items."""
     for name in sorted(expected.keys() & found.keys()):
         before, after = expected[name], found[name]
         if before.items != after.items or not before.pairs:
@@ -100,9 +100,9 @@ def of_cell(
 
 
 def over_cells(tests: Sequence[Pairs], models: Mapping[str, str]) -> list[Pairs]:
-    """One test per quantity over all the cells that have it, where several do.
+    """Return one test per quantity over all the cells that have it, where several do.
 
-    models: the label of a cell -> that of the model it scored; cells that share one count as one cluster.
+    models: the label of a cell -> that of the model it scored. Cells that share one count as one cluster.
     """
     groups: dict[tuple[str, Kind], list[Pairs]] = {}
     for test in tests:
@@ -119,9 +119,9 @@ def over_cells(tests: Sequence[Pairs], models: Mapping[str, str]) -> list[Pairs]
 
 
 def models(cells: Mapping[str, tuple[ExpectedCell, ExpectedCell]]) -> dict[str, str]:
-    """Label -> label of the first cell with the same answers before and after: both scored one model.
+    """Return label -> label of the first cell with the same answers before and after: both scored one model.
 
-    So does `base` on every mix, and two methods that come to the same adapter.
+    So does `base` on every mix, and so do two methods that come to the same adapter.
     """
     first: dict[str, str] = {}
     answers = {label: repr([sorted(side.answers.items()) for side in sides]) for label, sides in cells.items()}
@@ -129,7 +129,7 @@ def models(cells: Mapping[str, tuple[ExpectedCell, ExpectedCell]]) -> dict[str, 
 
 
 def _shared(test: Pairs, models: Mapping[str, str]) -> Sequence[str]:
-    """What each of a cell's answers shares with other answers in the run."""
+    """Return what each of a cell's answers shares with other answers in the run."""
     if test.kind != "accuracy":
         return [models[test.cells[0]]] * test.items
     return test.clusters or [f"item {i}" for i in range(test.items)]

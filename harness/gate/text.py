@@ -1,4 +1,4 @@
-"""The gate's findings as text: Markdown for people, JUnit XML for CI systems."""
+"""Write the gate's findings: Markdown for people, JUnit XML for CI systems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from floe_bench.harness.gate.verdicts import Difference, regressions
 
 
 def to_markdown(title: str, findings: Sequence[Difference]) -> str:
-    """A heading, the count of each verdict, a table of all that is not as expected, and the largest drifts."""
+    """Write a heading, the count of each verdict, a table of all that is not ok, and the largest drifts."""
     odd = [finding for finding in findings if finding.verdict != "ok"]
     failed = regressions(findings)
     counts = f"{len(findings)} quantities compared: {_count(len(failed), 'regression')}, " + ", ".join(
@@ -32,7 +32,10 @@ def to_markdown(title: str, findings: Sequence[Difference]) -> str:
 
 
 def to_junit(profile: str, findings: Sequence[Difference]) -> str:
-    """One test case per cell and quantity: a regression is a failure, a warning or note text in `system-out`."""
+    """Write one test case per cell and quantity.
+
+    A regression is a failure. A warning or note is text in `system-out`.
+    """
     suite = ElementTree.Element(
         "testsuite",
         name=f"floe-bench check {profile}",
@@ -59,7 +62,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _largest_drifts(findings: Sequence[Difference]) -> list[str]:
-    """The largest mean difference of accuracies and of NLLs, whatever its verdict."""
+    """Return the largest mean difference of accuracies and of NLLs, whatever its verdict."""
     drifts = []
     for kind, unit in (("accuracy", "points"), ("NLL", "nats")):
         differences = [f.comparison.difference for f in findings if f.comparison and f.quantity.endswith(kind)]

@@ -1,7 +1,7 @@
-"""The regression gate: a run held against the expectation that was committed for it.
+"""Hold a run against the expectation that was committed for it.
 
-What a run decides is compared exactly (trainable parameters, picked layers, rank, data), layer scores within a
-relative tolerance, NLL and right answers by paired tests over the same items. Costs only warn.
+What a run decides is compared exactly: trainable parameters, picked layers, rank, data. Layer scores are compared
+within a relative tolerance, NLL and right answers by paired tests over the same items. Costs only warn.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from floe_bench.harness.gate.pairs import ACCURACY_TOLERANCE, NLL_TOLERANCE, Pai
 from floe_bench.harness.stats.paired import Comparison, holm
 
 SCORE_RTOL = 0.01
-"""Of each layer's score, relative to the larger of the two. On `tiny` weights changed by 1e-6 move it by up to 0.0006,
-the planted faults by 0.3 and more."""
+"""Allowed change of a layer's score, relative to the larger of the two. On `tiny`, weights changed by 1e-6 move it
+by up to 0.0006, the planted faults by 0.3 and more."""
 COST_RATIO = 2.0
 """Above it, or below its inverse, a cell's seconds or tokens draw a warning."""
 MIN_SECONDS = 10.0
-"""Below it a duration says more of the machine's other work than of the code."""
+"""A shorter duration says more of the machine's other work than of the code."""
 
 Verdict = Literal["ok", "regression", "warning", "note"]
 
@@ -30,7 +30,7 @@ Verdict = Literal["ok", "regression", "warning", "note"]
 class Difference:
     """One quantity of one cell: what was expected, what was found, and what that means.
 
-    cell: empty where all are meant. comparison: of a paired test.
+    cell: empty where all are meant. comparison: that of a paired test.
     """
 
     cell: str
@@ -43,7 +43,7 @@ class Difference:
 
 
 def differing_settings(expected: Expectation, found: Expectation) -> list[str]:
-    """ "train.epochs 1.0 -> 2.0" of every setting, and of the model, in which the two were run differently."""
+    """Return each setting in which the two runs differ, as "train.epochs 1.0 -> 2.0", and the model."""
     before, after = _flat(expected.settings), _flat(found.settings)
     changed = [
         f"{key} {before.get(key)} -> {after.get(key)}"
@@ -57,11 +57,13 @@ def differing_settings(expected: Expectation, found: Expectation) -> list[str]:
 def compare(
     expected: Expectation, found: Expectation, missing: Mapping[str, str] | None = None, confidence: float = 0.95
 ) -> list[Difference]:
-    """Every quantity of every cell, with its verdict; both must be of the same settings.
+    """Compare every quantity of every cell, and give its verdict. Both must be of the same settings.
 
-    The paired tests are two families, of single cells and over all cells. Each has half of the level
-    1 - confidence (Bonferroni) and Holm's correction over its own tests (Holm 1979), so that the few tests over all
-    cells do not pay for the many of single ones. missing: label -> why the run has no finished record of that cell.
+    The paired tests are two families: of single cells, and over all cells. Each has half of the level 1 - confidence
+    (Bonferroni) and Holm's correction over its own tests (Holm 1979). So the few tests over all cells do not pay for
+    the many of single ones.
+
+    missing: label -> why the run has no finished record of that cell.
     """
     findings: list[Difference] = []
     both = {label: (cell, found.cells[label]) for label, cell in expected.cells.items() if label in found.cells}
@@ -96,7 +98,7 @@ def compare(
 
 
 def regressions(findings: Sequence[Difference]) -> list[Difference]:
-    """Those that fail the gate."""
+    """Return the findings that fail the gate."""
     return [finding for finding in findings if finding.verdict == "regression"]
 
 
@@ -128,7 +130,7 @@ def _compare_scores(label: str, name: str, expected: list[float], found: list[fl
 
 
 def _unpairable(label: str, name: str, expected: Answers | None, found: Answers | None) -> Iterator[Difference]:
-    """Why an evaluation's answers cannot be paired, where they cannot."""
+    """Yield why an evaluation's answers cannot be paired, where they cannot."""
     if expected is None or found is None:
         yield Difference(label, name, "regression", _there(expected), _there(found), "it is scored on one side only")
     elif expected.items != found.items:
@@ -147,7 +149,7 @@ def _compare_costs(label: str, expected: ExpectedCell, found: ExpectedCell) -> I
 
 
 def _tested(family: Sequence[Pairs], level: float) -> list[Difference]:
-    """The verdicts of one family of paired tests, which need all of them at once."""
+    """Return the verdicts of one family of paired tests, which need all of them at once."""
     comparisons = [pairs.compare() for pairs in family]
     adjusted = holm([comparison.p for comparison in comparisons])
     return [_verdict(*of_test, level) for of_test in zip(family, comparisons, adjusted, strict=True)]
@@ -178,7 +180,7 @@ def _verdict(pairs: Pairs, comparison: Comparison, p: float | None, level: float
 
 
 def _unseen(single: Sequence[Pairs], pooled: Sequence[Pairs], level: float) -> Iterator[Difference]:
-    """A note on every evaluation in which no test is ever significant, or none of some single cells."""
+    """Yield a note on every evaluation where no test, or none of some single cells, can be significant."""
     together = {pairs.evaluation for pairs in pooled if pairs.least_p() * len(pooled) < level}
     for name in sorted({pairs.evaluation for pairs in single}):
         cells = {pairs.cells[0]: pairs for pairs in single if pairs.evaluation == name}
