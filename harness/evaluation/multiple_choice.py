@@ -21,7 +21,7 @@ from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from floe_bench.harness.contracts.score import Score, Scored
 
@@ -268,7 +268,9 @@ def _quiet() -> Iterator[None]:
     level, bar = logger.level, task_module.tqdm
     logger.setLevel(logging.ERROR)
     task_module.tqdm = NoBar
-    env.from_string = cache(env.from_string)  # beside the class's own, which is there again when this is deleted
+    env.from_string = cast(
+        "Any", cache(env.from_string)
+    )  # beside the class's own, which is there again when this is deleted
     try:
         yield
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 
-class Data(BaseModel, frozen=True, extra="forbid"):
+class Data(BaseModel):
     """Hold immutable data; refuse fields that the class does not declare."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

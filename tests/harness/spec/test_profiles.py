@@ -46,7 +46,7 @@ def test_every_profile_loads_with_what_its_file_says(file):
 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_the_full_size_profiles_keep_the_papers_settings(name):
-    """A quarter of the layers, N = 256, ranks 2 to 16, 100 trials, all eight methods, all mixes (arXiv 2506.00495)."""
+    """A quarter of the layers, N = 256, ranks 2 to 16, 100 trials, all eight methods, all mixes."""
     settings = load(name)
     assert settings.selection.layer_fraction == 0.25
     assert settings.selection.taylor_budget is None
