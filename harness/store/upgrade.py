@@ -44,12 +44,7 @@ def _plan_from_2(content: Content) -> Content:
     plan, settings = dict(content["plan"]), content["settings"]
     details = dict(plan.pop("details"))
     n_layers = settings["model"]["config"]["num_hidden_layers"]
-    chose = details or len(plan["layers"]) < n_layers
-    plan |= {
-        "n_layers": n_layers,
-        "k": max_layers(settings["selection"]["layer_fraction"], n_layers) if chose else None,
-        "matched": details.pop("match", None),
-    }
+    plan |= {"n_layers": n_layers, "matched": details.pop("match", None)}
     if "trials" in details:
         plan["searched"] = {name: details.pop(name) for name in Searched.model_fields}
     if "objective" in details:
@@ -59,7 +54,11 @@ def _plan_from_2(content: Content) -> Content:
         for name, value in list(details.items())
         if isinstance(value, list) and all(isinstance(number, (int, float)) for number in value) and name != "experts"
     }
-    return plan | {"details": details}
+    only_scores = plan["adapts"] == "nothing" and plan["scores"]
+    fewer = plan["adapts"] == "adapter" and len(plan["layers"]) < n_layers
+    chose = "selected" in plan or only_scores or fewer
+    k = max_layers(settings["selection"]["layer_fraction"], n_layers) if chose else None
+    return plan | {"k": k, "details": details}
 
 
 STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}

@@ -11,7 +11,6 @@ What to do: raise data.calibration_rows (the Fisher sample) or data.pilot_fracti
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from itertools import combinations
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.floe.selection import max_layers
 from floe_bench.harness.stats.ranks import jaccard, spearman, top_k
 
 NUMBER = 1
@@ -79,7 +79,7 @@ def _between_resamples(results: Results) -> list[Finding]:
         G = _measured_gradients(results, record)
         if G is not None and len(G) > 1:
             gradients[G.tobytes()] = G
-            k = max(1, math.ceil(record.settings.selection.layer_fraction * G.shape[1] - 1e-9))
+            k = max_layers(record.settings.selection.layer_fraction, G.shape[1])
             cells[G.tobytes(), k].append(record.cell.label)
     findings = []
     for (content, k), labels in cells.items():

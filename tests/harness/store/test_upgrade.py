@@ -1,6 +1,7 @@
 """Records of the first schema version are read as what they meant."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,13 @@ def test_a_committed_record_of_untyped_plans_keeps_every_fact(path):
         assert flat[name] == value
     used = [name for names in old["stages"].values() for name in ([names] if isinstance(names, str) else names)]
     assert sorted(record.stages.all) == sorted(used)
+
+
+@pytest.mark.parametrize("path", second_version(), ids=lambda path: "/".join(path.parts[-3::2]))
+def test_a_method_that_chose_no_layers_has_no_k(path):
+    """A quarter of the layers, rounded up, for those that chose."""
+    record = read_record(path)
+    chose = record.cell.method.partition(":")[0] not in ("base", "full", "lora", "hydralora")
+    assert record.plan.k == (
+        math.ceil(record.plan.n_layers * record.settings.selection.layer_fraction) if chose else None
+    )
