@@ -21,6 +21,7 @@ from floe_bench.harness.files import digest
 from floe_bench.harness.floe import importance, selection
 from floe_bench.harness.floe.tuner import layer, mask
 from floe_bench.harness.gate import check, verdicts
+from floe_bench.harness.gate.expectation import Expectation
 from floe_bench.harness.gate.verdicts import Difference
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.run import evaluation_inputs
@@ -34,6 +35,8 @@ from floe_bench.harness.store import keys
 from floe_bench.harness.store.folder import Store
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
 
 REPEATS = 20
 TRAINED = 2
@@ -60,6 +63,16 @@ def run(results: Path, of: Settings) -> tuple[Store, dict[Cell, str]]:
 def keys_of(store: Store, of: Settings) -> dict[Cell, str]:
     bench = Session(of, store, progress=lambda text: None)
     return {cell: digest(identity_of(bench.of(cell), cell)) for cell in main.cells(of)}
+
+
+def test_the_committed_expectation_of_tiny_names_what_a_run_plans(expected):
+    """Else `check tiny` fails on every machine, whatever the numbers."""
+    committed, clean = (
+        Expectation.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "results" / "tiny" / check.FILE, expected)
+    )
+    for label, cell in clean.cells.items():
+        assert committed.cells[label].scores.keys() == cell.scores.keys()
 
 
 @pytest.fixture(scope="module")

@@ -268,9 +268,8 @@ def _quiet() -> Iterator[None]:
     level, bar = logger.level, task_module.tqdm
     logger.setLevel(logging.ERROR)
     task_module.tqdm = NoBar
-    env.from_string = cast(
-        "Any", cache(env.from_string)
-    )  # beside the class's own, which is there again when this is deleted
+    # It hides the class's own method, until it is deleted.
+    env.from_string = cast("Any", cache(env.from_string))
     try:
         yield
     finally:
