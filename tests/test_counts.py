@@ -10,6 +10,7 @@ from floe_bench.harness.contracts.plan import AdapterPlan
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.model.adapters import wrap
 from floe_bench.harness.run.dry_run import dry_plan
+from floe_bench.harness.run.resolved import resolve_cell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.store.folder import Store
@@ -53,8 +54,8 @@ def test_plan_counts_what_is_built_on_smollm2_135m(method, smollm, tmp_path):
     settings = profiles.load(
         "smollm2-135m", {"data.source": "embedded", "data.validation_fraction": 0.2, "data.validation_rows": 8}
     )
-    bench = Session(settings, Store(tmp_path, "smollm2-135m"), progress=lambda text: None)
-    _, plan, counts = dry_plan(bench, Cell(method=method, mix="dolly", seed=0))
+    session = Session(settings, Store(tmp_path, "smollm2-135m"))
+    _, plan, counts = dry_plan(resolve_cell(session, Cell(method=method, mix="dolly", seed=0)))
     r = getattr(plan.peft_config, "r", None)
-    assert sum(bench.trainable(plan).values()) == built(smollm, plan)
+    assert sum(session.trainable(plan).values()) == built(smollm, plan)
     assert r is None or min(counts.values()) <= built(smollm, plan) <= max(counts.values())

@@ -17,7 +17,6 @@ from floe_bench.baselines import _stages
 from floe_bench.harness.cli.main import main as command
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.experiments import main
-from floe_bench.harness.files import digest
 from floe_bench.harness.floe import importance, selection
 from floe_bench.harness.floe.tuner import layer, mask
 from floe_bench.harness.gate import check, verdicts
@@ -26,8 +25,8 @@ from floe_bench.harness.gate.verdicts import Difference
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.run import evaluation_inputs
 from floe_bench.harness.run.grid import run_grid
-from floe_bench.harness.run.identity import identity_of
 from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.resolved import keys_of
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
@@ -58,11 +57,6 @@ def run(results: Path, of: Settings) -> tuple[Store, dict[Cell, str]]:
     store = Store(results, "tiny")
     with (results.parent / f"{results.name}.log").open("w") as log, Progress(Console(file=log)) as progress:
         return store, run_grid(Session(of, store, progress.update), main.cells(of), progress).keys
-
-
-def keys_of(store: Store, of: Settings) -> dict[Cell, str]:
-    bench = Session(of, store, progress=lambda text: None)
-    return {cell: digest(identity_of(bench.of(cell), cell)) for cell in main.cells(of)}
 
 
 def test_the_committed_expectation_of_tiny_names_what_a_run_plans(expected):
@@ -199,7 +193,7 @@ def test_a_dropped_seed_is_caught(expected, tmp_path):
     store = Store(expected.parent.parent, "tiny")
     for seeds in (1, 2):
         of = settings(seeds=seeds)
-        findings = check.check(store, of, keys_of(store, of), two_seeds)
+        findings = check.check(store, of, keys_of(Session(of, store), main.cells(of)), two_seeds)
         missing = {f.cell for f in verdicts.regressions(findings)}
         assert missing == {"dolly / floe / seed 1", "dolly / hydralora / seed 1"}
 

@@ -19,7 +19,7 @@ FLOE_LAYERS = (8, 9, 11, 12, 13, 14, 15, 29)
 """What FLoE picked of the 30 on Dolly (results/reference/smollm2-135m, main, seed 0)."""
 
 
-def workbench(bench: Bench, **settings: Any) -> Session:
+def smollm2_session(bench: Bench, **settings: Any) -> Session:
     """Return SmolLM2-135M with rows of `bench.data_dir`, or else the embedded ones.
 
     settings: by dotted name, with __ for the dot.

@@ -12,8 +12,8 @@ from floe_bench.harness.experiments import main
 from floe_bench.harness.files import digest, write_json
 from floe_bench.harness.registry import parse_method
 from floe_bench.harness.run.grid import run_grid
-from floe_bench.harness.run.identity import identity_of
 from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.resolved import resolve_cell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
@@ -49,7 +49,7 @@ def run_models(results: Path) -> dict[str, Record]:
     store = Store(results, PROFILE)
     cells = main.cells(settings)
     with Progress() as progress:
-        outcome = run_grid(Session(settings, store, lambda text: None), cells, progress)
+        outcome = run_grid(Session(settings, store), cells, progress)
     if outcome.failed:
         raise RuntimeError(next(record.error for record in outcome.records if record.error))
     return {record.cell.method: record for record in outcome.records}
@@ -57,9 +57,9 @@ def run_models(results: Path) -> dict[str, Record]:
 
 def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_in: Store) -> None:
     """Write a finished record, with stages of its own, of every cell of the settings' main grid."""
-    bench = Session(settings, store, lambda text: None)
+    session = Session(settings, store)
     for cell in main.cells(settings):
-        identity = identity_of(bench, cell)
+        resolved = resolve_cell(session, cell)
         model = models[cell.method.partition(":")[0]]
         used = model.stages
         stages = StagesUsed(
@@ -67,9 +67,8 @@ def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_
             training=_copied(used.training, cell, models_in, store) if used.training else None,
             evaluations={role: _copied(name, cell, models_in, store) for role, name in used.evaluations.items()},
         )
-        store.write(
-            model.model_copy(update={"cell": cell, "identity": identity, "key": digest(identity), "stages": stages})
-        )
+        own = {"cell": cell, "identity": resolved.identity, "key": resolved.key, "stages": stages}
+        store.write(model.model_copy(update=own))
 
 
 def _copied(name: str, cell: Cell, origin: Store, store: Store) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.benchmarks._real import adapted, workbench
+from floe_bench.harness.benchmarks._real import adapted, smollm2_session
 from floe_bench.harness.benchmarks._rows import random_batches
 from floe_bench.harness.contracts.inputs import Batch
 from floe_bench.harness.floe.importance import completion_tokens, fisher_gradients, sample_nll
@@ -52,7 +52,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
 
 def _pilot(bench: Bench, dtype: str) -> Any:
     """Return the model with MoE-LoRA on every layer, its B away from 0 as after a pilot."""
-    model = adapted(workbench(bench, model__dtype=dtype))
+    model = adapted(smollm2_session(bench, model__dtype=dtype))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "moe_lora_B" in name:

@@ -22,6 +22,7 @@ from floe_bench.harness.report import build
 from floe_bench.harness.run.dry_run import plan_cell
 from floe_bench.harness.run.grid import run_grid
 from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.resolved import resolve_cell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.store.folder import Store
 
@@ -114,16 +115,16 @@ def _records_of_a_grid(bench: Bench) -> Iterator[Measurement]:
 def _find_done(store: Store, n: int) -> None:
     settings = _records.settings_of(n)
     with Progress() as progress:
-        outcome = run_grid(Session(settings, store, lambda text: None), main.cells(settings), progress)
+        outcome = run_grid(Session(settings, store), main.cells(settings), progress)
     if outcome.ran:
         raise RuntimeError(f"{outcome.ran} of {n} cells were not done")
 
 
 def _plan(store: Store, n: int) -> None:
     settings = _records.settings_of(n)
-    bench = Session(settings, store, lambda text: None)
+    session = Session(settings, store)
     for cell in main.cells(settings):
-        plan_cell(bench, cell)
+        plan_cell(resolve_cell(session, cell))
 
 
 def _report(store: Store, n: int) -> None:

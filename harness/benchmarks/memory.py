@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.benchmarks._real import FLOE_LAYERS, adapted, workbench
+from floe_bench.harness.benchmarks._real import FLOE_LAYERS, adapted, smollm2_session
 from floe_bench.harness.data.tokens import collate
 from floe_bench.harness.floe.labels import at_labels
 
@@ -19,7 +19,7 @@ SELECTIONS = {"floe": FLOE_LAYERS, "hydralora": None}
 
 
 def run(bench: Bench) -> Iterator[Measurement]:
-    shared = workbench(bench, data__max_length=256, data__train_rows=64, data__validation_rows=8)
+    shared = smollm2_session(bench, data__max_length=256, data__train_rows=64, data__validation_rows=8)
     rows = shared.encode(shared.mix("dolly").train)[: shared.settings.train.batch_size]
     batch = {key: value.to(shared.base.device) for key, value in collate(rows, shared.tokenizer.pad_token_id).items()}
     state = {name: [float(_state_bytes(adapted(shared, layers), batch))] for name, layers in SELECTIONS.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.benchmarks._real import workbench
+from floe_bench.harness.benchmarks._real import smollm2_session
 from floe_bench.harness.contracts.score import Scored
 from floe_bench.harness.evaluation.multiple_choice import multiple_choice
 from floe_bench.harness.run.session import Session
@@ -35,7 +35,7 @@ them here, so the gain is understated.
 
 def run(bench: Bench) -> Iterator[Measurement]:
     for dtype in ("float32", "bfloat16"):
-        shared = workbench(
+        shared = smollm2_session(
             bench, model__dtype=dtype, eval__questions_per_subject=max(form[3] for form in FORMS.values())
         )
         for form in FORMS:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.benchmarks._real import workbench
+from floe_bench.harness.benchmarks._real import smollm2_session
 from floe_bench.harness.benchmarks._rows import random_batches
 from floe_bench.harness.contracts.inputs import Batch
 from floe_bench.harness.floe.decoder import base_weights, decoder_layers
@@ -22,7 +22,7 @@ REPEATS = {"cpu": 3, "cuda": 5}
 def run(bench: Bench) -> Iterator[Measurement]:
     device = bench.device.type
     for dtype in ("float32", "bfloat16"):
-        model = workbench(bench, model__dtype=dtype).base
+        model = smollm2_session(bench, model__dtype=dtype).base
         batches = random_batches(ROWS[device], BATCH_SIZE[device], model.config.vocab_size)
         weights = [weight for layer in decoder_layers(model) for weight in base_weights(layer)]
         model.requires_grad_(False)

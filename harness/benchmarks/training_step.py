@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from floe_bench.harness.benchmarks import Bench, Measurement
 from floe_bench.harness.benchmarks._loop import loop_over_experts
-from floe_bench.harness.benchmarks._real import FLOE_LAYERS, adapted, workbench
+from floe_bench.harness.benchmarks._real import FLOE_LAYERS, adapted, smollm2_session
 from floe_bench.harness.data.tokens import Example, collate
 from floe_bench.harness.floe.labels import at_labels
 from floe_bench.harness.run.session import Session
@@ -21,7 +21,7 @@ SLACK = 1.15
 
 
 def run(bench: Bench) -> Iterator[Measurement]:
-    shared = workbench(bench, data__max_length=256, data__train_rows=64, data__validation_rows=8)
+    shared = smollm2_session(bench, data__max_length=256, data__train_rows=64, data__validation_rows=8)
     batch_size = shared.settings.train.batch_size
     examples = shared.encode(shared.mix("dolly").train)[: STEPS * batch_size]
     models = {"loop": adapted(shared), "hydralora": adapted(shared), "floe": adapted(shared, FLOE_LAYERS)}

@@ -8,16 +8,15 @@ from typing import Any
 
 from floe_bench.baselines._stages import moe_lora
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.benchmarks._real import workbench
+from floe_bench.harness.benchmarks._real import smollm2_session
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.plan import AdapterPlan
 from floe_bench.harness.contracts.record import Cost, Stage
 from floe_bench.harness.floe.rank_search import search
 from floe_bench.harness.floe.tuner import MoeLoraConfig
-from floe_bench.harness.registry import parse_method
 from floe_bench.harness.run import stages
-from floe_bench.harness.run.identity import identity_of
 from floe_bench.harness.run.method_inputs import Inputs, probe_rows
+from floe_bench.harness.run.resolved import resolve_cell
 from floe_bench.harness.run.session import Session
 
 METHOD = "floe:shares=0.25+1"
@@ -44,13 +43,13 @@ ROUNDS = 3
 
 
 def run(bench: Bench) -> Iterator[Measurement]:
-    shared = workbench(bench, **SIZES, **({"data__train_rows": TRAIN_ROWS} if bench.data_dir else {}))
+    shared = smollm2_session(bench, **SIZES, **({"data__train_rows": TRAIN_ROWS} if bench.data_dir else {}))
     rows = shared.mix(CELL.mix).train
     shared.base  # noqa: B018  (the model is loaded before the clock starts)
-    inputs = Inputs(shared, CELL, identity_of(shared, CELL))
-    method = parse_method(METHOD)
+    cell = resolve_cell(shared, CELL)
+    inputs = Inputs(cell, cell.identity)
     start = time.perf_counter()
-    plan = method.plugin.load().plan(inputs, method.options)
+    plan = cell.method.plugin.load().plan(inputs, cell.method.options)
     wall = time.perf_counter() - start
     cost, by_kind = inputs.account.cost, inputs.account.by_kind
     start = time.perf_counter()

@@ -25,15 +25,17 @@ def command(options: argparse.Namespace) -> int:
     quiet_libraries()
     from floe_bench.harness.files import write_text
     from floe_bench.harness.gate import check, text, verdicts
-    from floe_bench.harness.run.identity import keys_of
+    from floe_bench.harness.run.resolved import keys_of
+    from floe_bench.harness.run.session import Session
 
+    keys = keys_of(Session(grid.settings, grid.store), cells)
     if options.update:
         path = options.expected or grid.store.folder / check.FILE
-        print(check.update(grid.store, grid.settings, keys_of(grid.settings, grid.store, cells), path))
+        print(check.update(grid.store, grid.settings, keys, path))
         print(f"expectation: {path}", file=sys.stderr)
         return 0
     path = check.expectation_file(grid.store, options.expected)
-    findings = check.check(grid.store, grid.settings, keys_of(grid.settings, grid.store, cells), path)
+    findings = check.check(grid.store, grid.settings, keys, path)
     summary = text.to_markdown(f"check {grid.profile}", findings)
     if options.markdown:
         write_text(options.markdown, summary)

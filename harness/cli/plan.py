@@ -20,10 +20,11 @@ def command(options: argparse.Namespace) -> int:
     quiet_libraries()
     from floe_bench.harness.cli import plan_table
     from floe_bench.harness.run.dry_run import plan_cell
+    from floe_bench.harness.run.resolved import resolve_cell
     from floe_bench.harness.run.session import Session
 
-    session = Session(grid.settings, grid.store, progress=lambda text: None)
-    planned = [plan_cell(session.of(cell), cell) for cell in cells]
+    session = Session(grid.settings, grid.store)
+    planned = [plan_cell(resolve_cell(session, cell)) for cell in cells]
     base = session.base_parameters
     print(plan_table.to_json(base, planned) if options.json else plan_table.to_text(grid.settings, base, planned))
     return 0

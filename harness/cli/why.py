@@ -25,9 +25,10 @@ def command(options: argparse.Namespace) -> int:
     grid = resolve(options)
     cell = find_cell(grid.cells, options.cell)
     quiet_libraries()
-    from floe_bench.harness.run.identity import identities_of
+    from floe_bench.harness.run.resolved import resolve_cell
+    from floe_bench.harness.run.session import Session
 
-    print(why(grid.store, cell, identities_of(grid.settings, grid.store, [cell])[cell]))
+    print(why(grid.store, cell, resolve_cell(Session(grid.settings, grid.store), cell).identity))
     return 0
 
 

@@ -18,10 +18,8 @@ from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Sample
 from floe_bench.harness.contracts.record import Stage
 from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.errors import UsageError
-from floe_bench.harness.files import digest
-from floe_bench.harness.registry import find, parse_method
 from floe_bench.harness.run import method_inputs, stages
-from floe_bench.harness.run.identity import identity_of
+from floe_bench.harness.run.resolved import ResolvedCell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.store.folder import read_arrays
 
@@ -56,13 +54,14 @@ class DryInputs:
     Raises UsageError where the rows are at hand, but not as many as the method asks for.
     """
 
-    def __init__(self, session: Session, cell: Cell, end: Callable[[Iterable[int]], int] = min):
-        self._session = session
-        self._cell = cell
+    def __init__(self, resolved: ResolvedCell, end: Callable[[Iterable[int]], int] = min):
+        self._resolved = resolved
+        self._session = resolved.session
+        self._cell = resolved.cell
         self._end = end
-        self.settings = session.settings
-        self.seed = cell.seed
-        self.n_layers = session.n_layers
+        self.settings = self._session.settings
+        self.seed = self._cell.seed
+        self.n_layers = self._session.n_layers
         self.asked: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.tokens = 0
@@ -115,7 +114,7 @@ class DryInputs:
         return sum(self._session.trainable(AdapterPlan("adapter", peft_config)).values())
 
     def planned_trainable(self, method: str) -> int:
-        other, plan, counts = dry_plan(self._session, self._cell.model_copy(update={"method": method}))
+        other, plan, counts = dry_plan(self._resolved.of_method(method))
         if other.done == other.asked:
             return sum(self._session.trainable(plan).values())
         return self._end(counts.values())
@@ -196,7 +195,7 @@ class DryInputs:
         longest = self.settings.data.max_length
         if rows is not None:
             return sum(min(longest, len(row.prompt + row.completion) // 4 + 40) for row in rows)
-        n_rows, per_row = find("mix", self._cell.mix).load().PUBLISHED_SIZE
+        n_rows, per_row = self._resolved.mix.load().PUBLISHED_SIZE
         available = int(n_rows * (1 - self.settings.data.validation_fraction))
         return min(limit or available, available) * min(longest, per_row)
 
@@ -227,25 +226,25 @@ class CellPlan:
     memory_bytes: float
 
 
-def dry_plan(session: Session, cell: Cell) -> tuple[DryInputs, AdapterPlan, dict[int | None, int]]:
+def dry_plan(resolved: ResolvedCell) -> tuple[DryInputs, AdapterPlan, dict[int | None, int]]:
     """What was asked for, the plan, and the exact trainable parameters at each end of its ranks.
 
     Raises UsageError where the adapter does not fit the model at any of them, or for too few rows.
     """
-    method = parse_method(cell.method)
+    session, method = resolved.session, resolved.method
     module = method.plugin.load()
-    inputs = DryInputs(session, cell)
+    inputs = DryInputs(resolved)
     plan = module.plan(inputs, method.options)
     ranks = plan.rank_range or (getattr(plan.peft_config, "r", None),)
     if method.options.methods():
-        other_end = module.plan(DryInputs(session, cell, end=max), method.options)
+        other_end = module.plan(DryInputs(resolved, end=max), method.options)
         ranks += (getattr(other_end.peft_config, "r", None),)
     return inputs, plan, {r: sum(session.trainable(_at_rank(plan, r)).values()) for r in ranks}
 
 
-def plan_cell(session: Session, cell: Cell) -> CellPlan:
+def plan_cell(resolved: ResolvedCell) -> CellPlan:
     """What one cell would do. Raises UsageError for a cell that cannot work."""
-    inputs, plan, counts = dry_plan(session, cell)
+    inputs, plan, counts = dry_plan(resolved)
     asked = dict(inputs.asked)
     done = dict(inputs.done)
     if plan.adapts != "nothing":
@@ -253,8 +252,8 @@ def plan_cell(session: Session, cell: Cell) -> CellPlan:
         done["training"] = int(inputs.training_done(plan))
     most = max(counts.values())
     return CellPlan(
-        cell=cell,
-        status=_status(session, cell),
+        cell=resolved.cell,
+        status=_status(resolved),
         layers=_adapted_layers(plan, inputs.n_layers),
         ranks=tuple(r for r in counts if r is not None),
         trainable_parameters=tuple(counts.values()),
@@ -263,7 +262,7 @@ def plan_cell(session: Session, cell: Cell) -> CellPlan:
         planning_tokens=inputs.tokens,
         training_tokens=inputs.training_tokens() if plan.adapts != "nothing" else 0,
         flops=inputs.flops + inputs.training_flops(plan, most),
-        memory_bytes=_memory(session, plan, most),
+        memory_bytes=_memory(resolved.session, plan, most),
     )
 
 
@@ -282,11 +281,12 @@ def _adapted_layers(plan: AdapterPlan, n_layers: int) -> int:
     return len(layers) if layers else n_layers
 
 
-def _status(session: Session, cell: Cell) -> Literal["done", "failed", "to do", "unknown"]:
+def _status(resolved: ResolvedCell) -> Literal["done", "failed", "to do", "unknown"]:
+    session = resolved.session
     if session.settings.data.source == "hub" or not weights_at_hand(session):
         return "unknown"
     try:
-        record = session.store.record(cell, digest(identity_of(session, cell)))
+        record = session.store.record(resolved.cell, resolved.key)
     except UsageError:
         return "unknown"
     if record is None:

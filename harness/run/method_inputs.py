@@ -15,8 +15,8 @@ from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.data import mixes
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import digest
-from floe_bench.harness.registry import parse_method
 from floe_bench.harness.run import stages
+from floe_bench.harness.run.resolved import ResolvedCell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.store.folder import read_arrays
 
@@ -48,15 +48,19 @@ class Account:
 
 
 class Inputs:
-    """Runs what a method asks for, on the cell's mix and seed."""
+    """Runs what a method asks for, on the cell's mix and seed.
 
-    def __init__(self, session: Session, cell: Cell, identity: dict[str, Any]):
-        self._session = session
-        self._cell = cell
+    identity: all that the method's plan depends on.
+    """
+
+    def __init__(self, resolved: ResolvedCell, identity: dict[str, Any]):
+        self._resolved = resolved
+        self._session = resolved.session
+        self._cell = resolved.cell
         self._identity = identity
-        self.settings = session.settings
-        self.seed = cell.seed
-        self.n_layers = session.n_layers
+        self.settings = self._session.settings
+        self.seed = self._cell.seed
+        self.n_layers = self._session.n_layers
         self.account = Account()
 
     def measure(
@@ -84,9 +88,8 @@ class Inputs:
         return sum(self._session.trainable(AdapterPlan("adapter", peft_config)).values())
 
     def planned_trainable(self, method: str) -> int:
-        other = parse_method(method)
-        cell = self._cell.model_copy(update={"method": other.name})
-        plan = other.plugin.load().plan(Inputs(self._session, cell, self._identity), other.options)
+        other = self._resolved.of_method(method)
+        plan = other.method.plugin.load().plan(Inputs(other, self._identity), other.method.options)
         return sum(self._session.trainable(plan).values())
 
     def workspace(self, purpose: str) -> Path | None:

@@ -26,7 +26,7 @@ from floe_bench.harness.store.folder import Store
 class Session:
     """Loads lazily, so that finding out what is done needs no weights."""
 
-    def __init__(self, settings: Settings, store: Store, progress: Callable[[str], None]):
+    def __init__(self, settings: Settings, store: Store, progress: Callable[[str], None] = lambda text: None):
         self.settings = settings
         self.store = store
         self.progress = progress
@@ -39,7 +39,7 @@ class Session:
         self.overlaps: dict[str, Overlap] = {}
 
     def of(self, cell: Cell) -> Session:
-        """The workbench for a cell: this one, or one under the settings that the cell varies.
+        """The cell's session: this one, or one under the settings that the cell varies.
 
         They hold one base model between them: another one takes its place.
         """

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -72,8 +71,7 @@ class Store:
 
     def found(self, keys: Mapping[Cell, str]) -> dict[Cell, Record | None]:
         """Return each cell's record under its key, or None."""
-        with _no_garbage():
-            return {cell: self.record(cell, key) for cell, key in keys.items()}
+        return {cell: self.record(cell, key) for cell, key in keys.items()}
 
     def write(self, record: Record) -> None:
         write_json(self.record_path(record.cell, record.key), record.model_dump(mode="json"))
@@ -81,8 +79,7 @@ class Store:
     def records(self) -> list[Record]:
         """Return every record of the profile, in the order of file names."""
         paths = (self.folder / "records").glob("[!.]*.json")  # the name of a half-written file starts with a dot
-        with _no_garbage():
-            return [read_record(path) for path in sorted(paths)]
+        return [read_record(path) for path in sorted(paths)]
 
     # --- access ---
 
@@ -112,18 +109,6 @@ class Store:
             yield
         finally:
             lock.release()
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Switch off garbage collection. All that is read here is kept, so that scanning it only costs time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def read_record(path: Path) -> Record:

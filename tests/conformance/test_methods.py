@@ -7,11 +7,10 @@ import torch
 
 from floe_bench.harness import registry
 from floe_bench.harness.contracts.cell import Cell
-from floe_bench.harness.files import digest
 from floe_bench.harness.run.dry_run import plan_cell
 from floe_bench.harness.run.grid import run_grid
-from floe_bench.harness.run.identity import identity_of
 from floe_bench.harness.run.progress import Progress
+from floe_bench.harness.run.resolved import resolve_cell
 
 METHODS = sorted(registry.plugins("method"))
 
@@ -34,16 +33,16 @@ def test_default_options_leave_the_name_bare(method):
 def test_ends_in_a_valid_record(method, ran):
     run = ran(method)
     assert run.record.status == "ok", run.record.error
-    assert run.bench.store.record(run.cell, run.record.key) == run.record
+    assert run.session.store.record(run.cell, run.record.key) == run.record
     json.dumps(run.record.plan.model_dump(mode="json"), allow_nan=False)
-    for name in run.bench.settings.eval.evals:
+    for name in run.session.settings.eval.evals:
         assert all(value == value for value in run.record.scores[name].metrics.values())
 
 
 @pytest.mark.slow
 def test_leaves_the_base_model_bit_for_bit_unchanged(method, ran):
     run = ran(method)
-    after = run.bench.base.state_dict()
+    after = run.session.base.state_dict()
     assert after.keys() == run.base_before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in run.base_before.items())
 
@@ -51,7 +50,7 @@ def test_leaves_the_base_model_bit_for_bit_unchanged(method, ran):
 @pytest.mark.slow
 def test_trains_exactly_what_was_planned_without_weights(method, ran, tmp_path):
     run = ran(method)
-    planned = plan_cell(run.bench, Cell(method=method, mix="dolly", seed=0))
+    planned = plan_cell(resolve_cell(run.session, Cell(method=method, mix="dolly", seed=0)))
     low, high = min(planned.trainable_parameters), max(planned.trainable_parameters)
     found = run.record.plan.trainable_parameters
     assert low <= found <= high
@@ -84,7 +83,6 @@ def test_is_charged_for_all_that_it_asked_for(method, ran):
 @pytest.mark.slow
 def test_is_not_run_twice(method, ran):
     run = ran(method)
-    identity = identity_of(run.bench, run.cell)
-    assert digest(identity) == run.record.key
-    outcome = run_grid(run.bench, [run.cell], Progress())
+    assert resolve_cell(run.session, run.cell).key == run.record.key
+    outcome = run_grid(run.session, [run.cell], Progress())
     assert (outcome.ran, outcome.skipped) == (0, 1)

@@ -119,7 +119,7 @@ def ran_experiment() -> Callable[..., tuple[StoredResults, list[Table]]]:
         settings = profiles.load("tiny", {key.replace("__", "."): value for key, value in overrides.items()})
         store, cells = Store(folder, "tiny"), experiment.cells(settings)
         with few_subjects():
-            outcome = run_grid(Session(settings, store, lambda text: None), cells, Progress())
+            outcome = run_grid(Session(settings, store), cells, Progress())
         assert outcome.failed == 0
         results = StoredResults(store, settings, cells, outcome.keys)
         made = experiment.tables(results)

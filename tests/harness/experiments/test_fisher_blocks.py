@@ -108,9 +108,9 @@ def test_for_real(ran_experiment, tmp_path: Path):
 
     record = results.records[0]
     pilot = next(stage for stage in results.stages(record) if stage.kind == "training")
-    bench = Session(results.settings, results.store, lambda text: None)
-    rows = calibration_rows(bench, record.cell, "task", OWN_ROWS)
-    stage = stages.run_measure(bench, adapter_fisher, {}, rows, pilot)
+    session = Session(results.settings, results.store)
+    rows = calibration_rows(session, record.cell, "task", OWN_ROWS)
+    stage = stages.run_measure(session, adapter_fisher, {}, rows, pilot)
     whole = read_arrays(results.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
     G = results.arrays(record, "fisher_gradients")["G"]
     assert mask_fisher(whole["F"], whole["J"]) == pytest.approx(G.T @ G / len(G), rel=1e-4)

@@ -159,7 +159,7 @@ def test_the_pipeline_recovers_the_planted_layers_and_random_does_not(ran_experi
     short = {"search.trials": 2, "search.probe_rows": 16, "search.probe_validation_rows": 8}
     whole = cell.model_copy(update={"method": "floe", "varied": (*cell.varied, *short.items())})
     store = Store(tmp_path, "tiny")
-    outcome = run_grid(Session(results.settings, store, lambda text: None), [whole], Progress())
+    outcome = run_grid(Session(results.settings, store), [whole], Progress())
     record = store.record(whole, outcome.keys[whole])
     assert record is not None and record.status == "ok", record
     assert record.plan.layers == BASE.layers(FIRST_SEED)

@@ -9,6 +9,7 @@ from floe_bench.harness.errors import UsageError
 from floe_bench.harness.floe.importance import fisher_gradients
 from floe_bench.harness.run.dry_run import DryInputs, dry_plan, plan_cell
 from floe_bench.harness.run.method_inputs import probe_rows
+from floe_bench.harness.run.resolved import resolve_cell
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.store.folder import Store
@@ -18,19 +19,19 @@ BASE = 16_112
 
 def planned(tmp_path, method: str, **overrides):
     settings = profiles.load("tiny", overrides)
-    bench = Session(settings, Store(tmp_path, "tiny"), progress=lambda text: None)
-    assert bench.base_parameters == BASE
-    return bench, plan_cell(bench, Cell(method=method, mix="dolly", seed=0))
+    session = Session(settings, Store(tmp_path, "tiny"))
+    assert session.base_parameters == BASE
+    return session, plan_cell(resolve_cell(session, Cell(method=method, mix="dolly", seed=0)))
 
 
-def estimated_tokens(bench) -> int:
-    rows = bench.mix("dolly").train
+def estimated_tokens(session) -> int:
+    rows = session.mix("dolly").train
     return sum(min(256, len(row.prompt + row.completion) // 4 + 40) for row in rows)
 
 
 def test_full_fine_tuning_costs_six_flops_per_weight_and_token(tmp_path):
-    bench, plan = planned(tmp_path, "full")
-    assert plan.training_tokens == estimated_tokens(bench)
+    session, plan = planned(tmp_path, "full")
+    assert plan.training_tokens == estimated_tokens(session)
     assert plan.flops == 6 * BASE * plan.training_tokens
     assert plan.trainable_parameters == (BASE,)
 
@@ -84,8 +85,8 @@ def test_every_sample_and_every_parameter_has_measures_of_its_own(tmp_path):
 
 
 def test_measures_under_pilots_of_different_shapes_are_told_apart(tmp_path):
-    bench, _ = planned(tmp_path, "base")
-    inputs = DryInputs(bench, Cell(method="base", mix="dolly", seed=0))
+    session, _ = planned(tmp_path, "base")
+    inputs = DryInputs(resolve_cell(session, Cell(method="base", mix="dolly", seed=0)))
     for r in (2, 3, 2):
         inputs.measure(fisher_gradients, on="task", pilot=moe_lora(inputs, r=r))
     assert inputs.asked == {"pilot": 2, "measure": 2}
@@ -116,13 +117,13 @@ def test_too_few_rows_are_known_before_anything_is_spent(method, overrides, mess
 def test_rows_of_the_hub_are_counted_once_they_are_read(tmp_path):
     """A plan reads nothing from the hub; a run has read all that it needs, and checks it as it does a folder's."""
     settings = profiles.load("tiny", {"data.source": "hub"})
-    bench = Session(settings, Store(tmp_path, "tiny"), progress=lambda text: None)
+    session = Session(settings, Store(tmp_path, "tiny"))
     cell = Cell(method="floe_layers:parts=17", mix="dolly", seed=0)
-    dry_plan(bench, cell)
-    bench.source = open_source(profiles.load("tiny").data)
-    assert (len(bench.mix("dolly").train), len(bench.text[0])) == (16, 4)
+    dry_plan(resolve_cell(session, cell))
+    session.source = open_source(profiles.load("tiny").data)
+    assert (len(session.mix("dolly").train), len(session.text[0])) == (16, 4)
     with pytest.raises(UsageError, match="too few for 17 disjoint parts"):
-        dry_plan(bench, cell)
+        dry_plan(resolve_cell(session, cell))
 
 
 def test_a_search_at_every_rank_has_a_probe_for_each(tmp_path):
@@ -134,15 +135,15 @@ def test_a_search_at_every_rank_has_a_probe_for_each(tmp_path):
 
 def test_probes_on_shares_of_the_rows_are_planned_one_by_one(tmp_path):
     """At most: what a search that has not run would prune is not known. Each share is judged on the same rows."""
-    bench, _ = planned(tmp_path, "base", **{"search.probe_rows": 8})
+    session, _ = planned(tmp_path, "base", **{"search.probe_rows": 8})
     tokens = []
     for shares in ([1.0], [0.25, 1.0], [0.25, 0.5, 1.0, 0.5]):
-        inputs = DryInputs(bench, Cell(method="floe", mix="dolly", seed=0))
+        inputs = DryInputs(resolve_cell(session, Cell(method="floe", mix="dolly", seed=0)))
         for share in shares:
             inputs.probe(moe_lora(inputs, [1]), share)
         assert inputs.asked == {"probe": len(set(shares))}
         tokens.append(inputs.tokens)
-    train, judge = probe_rows(bench, Cell(method="floe", mix="dolly", seed=0))
+    train, judge = probe_rows(session, Cell(method="floe", mix="dolly", seed=0))
 
     def estimate(rows):
         return sum(min(256, len(row.prompt + row.completion) // 4 + 40) for row in rows)
@@ -159,10 +160,10 @@ def test_floe_on_shares_plans_every_share_of_every_rank_it_could_reach(tmp_path)
 
 def test_a_share_of_rows_that_are_not_read_is_a_share_of_their_tokens(tmp_path):
     hub = {"data.source": "hub", "search.probe_rows": 512, "search.probe_validation_rows": 4}
-    bench, _ = planned(tmp_path, "base", **hub)
+    session, _ = planned(tmp_path, "base", **hub)
     tokens = []
     for share in (0.5, 1.0):
-        inputs = DryInputs(bench, Cell(method="floe", mix="dolly", seed=0))
+        inputs = DryInputs(resolve_cell(session, Cell(method="floe", mix="dolly", seed=0)))
         inputs.probe(moe_lora(inputs, [1]), share)
         tokens.append(inputs.tokens)
     assert tokens == [260 * 190, 516 * 190]

@@ -1,6 +1,5 @@
 """Done means that a complete file says so; anything else is an error that names the file."""
 
-import gc
 import json
 import os
 import subprocess
@@ -270,27 +269,3 @@ def test_records_are_found_by_cell_and_key(store):
     store.write(record())
     assert store.found({CELL: "0123", other: "4567"}) == {CELL: record(), other: None}
     assert store.found({CELL: "4567"}) == {CELL: None}
-
-
-def test_reading_records_collects_no_garbage_and_leaves_collection_as_it_was(store, monkeypatch):
-    seen = []
-    store.write(record())
-    monkeypatch.setattr("floe_bench.harness.store.folder.read_record", lambda path: seen.append(gc.isenabled()))
-    assert gc.isenabled()
-    store.records()
-    store.found({CELL: "0123"})
-    assert seen == [False, False] and gc.isenabled()
-    gc.disable()
-    try:
-        store.records()
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_a_broken_record_leaves_collection_as_it_was(store):
-    store.write(record())
-    store.record_path(CELL, "0123").write_text("{", encoding="utf-8")
-    with pytest.raises(UsageError, match="not a record"):
-        store.records()
-    assert gc.isenabled()

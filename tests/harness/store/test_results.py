@@ -234,7 +234,7 @@ def test_a_report_finds_what_a_run_of_varied_cells_wrote_and_writes_the_same_byt
             ("base", ("data.validation_rows", 4)),
         ]
     ]
-    outcome = run_grid(Session(settings, store, progress=lambda text: None), cells, Progress())
+    outcome = run_grid(Session(settings, store), cells, Progress())
     assert (outcome.ran, outcome.failed) == (4, 0)
     tables.write(overview(StoredResults(store, settings, cells, outcome.keys)), tmp_path / "tables")
     written = {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
