@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class SeveralMeasures(ValueError):
+    """Say that a record used several measures of a scorer, where one was asked for."""
+
+
 class Results(Protocol):
     """Offer what an experiment makes its tables from: finished records, and what their stages kept. No model."""
 
@@ -37,7 +41,7 @@ class Results(Protocol):
         """Return what the scorer measured for the record; None where it measured nothing.
 
         `scorer` is the function's name. A measure matches where it was called with `parameters`, whatever the others.
-        Raises ValueError where several of the record's measures match.
+        Raises SeveralMeasures where several of the record's measures match.
         """
         ...
 

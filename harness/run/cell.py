@@ -1,7 +1,4 @@
-"""One cell, from its name to its record: the only file that knows the order.
-
-plan -> train -> evaluate -> record
-"""
+"""Run one cell: plan, train, evaluate, record. Only this file knows the order."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def run_cell(resolved: ResolvedCell) -> Record:
         content = _done(resolved) | {"status": "ok"}
     except UsageError:
         raise
-    except Exception:  # whatever went wrong in this cell, the others go on; the record keeps all of it
+    except Exception:  # whatever it is: the other cells go on, and the record keeps the traceback
         content = {"status": "failed", "error": traceback.format_exc()}
     record = Record(
         cell=resolved.cell,
@@ -72,7 +69,7 @@ def _done(resolved: ResolvedCell) -> dict[str, Any]:
 
 
 def _planning_identity(identity: dict[str, Any]) -> dict[str, Any]:
-    """The cell's identity without what only its evaluation depends on."""
+    """Leave out of a cell's identity what only its evaluation depends on."""
     settings = {key: value for key, value in identity["settings"].items() if key != "eval"}
     return {key: value for key, value in identity.items() if key not in ("evaluations", "items")} | {
         "settings": settings
@@ -121,7 +118,7 @@ def _data_facts(resolved: ResolvedCell, scores: dict[str, Score]) -> DataFacts:
 
 
 def _overlap(resolved: ResolvedCell, scores: dict[str, Score]) -> dict[str, Overlap]:
-    """Per evaluation, the lines of its items that share an n-gram of words with the mix's training rows."""
+    """Find, per evaluation, the items that share an n-gram of words with the mix's training rows."""
     session, mix = resolved.session, resolved.cell.mix
     found = {}
     for evaluation in resolved.evaluations:

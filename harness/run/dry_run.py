@@ -1,4 +1,4 @@
-"""What a grid would do and cost, from the model's shape alone: no weights, no network."""
+"""Tell what a grid would do and cost, from the model's shape alone: no weights, no network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORMULAS = {
 
 
 class _Ones(dict[str, np.ndarray]):
-    """Stands for arrays that are not measured yet: ones(L) under any name."""
+    """Stand for arrays that are not measured yet: ones(L) under any name."""
 
     def __init__(self, n_layers: int):
         super().__init__()
@@ -48,9 +48,9 @@ class _Ones(dict[str, np.ndarray]):
 
 
 class DryInputs:
-    """Answers a method from what is on disk, and counts what is not.
+    """Answer a method from what is on disk, and count what is not there.
 
-    end: of the range of parameters that another method's unfinished search leaves open, min or max.
+    end: another method's unfinished search leaves a range of parameter counts open; min or max picks its end.
     Raises UsageError where the rows are at hand, but not as many as the method asks for.
     """
 
@@ -123,7 +123,7 @@ class DryInputs:
         return None
 
     def training_tokens(self) -> int:
-        """Tokens of the cell's own training, over all epochs."""
+        """Count the tokens of the cell's own training, over all epochs."""
         return int(self._tokens(self._training_rows(), self.settings.data.train_rows) * self.settings.train.epochs)
 
     def training_flops(self, plan: AdapterPlan, trainable: int) -> float:
@@ -176,7 +176,7 @@ class DryInputs:
 
     @cached_property
     def _rows_at_hand(self) -> bool:
-        """Whether the data can be read without the network."""
+        """Tell whether the data can be read without the network."""
         if self.settings.data.source == "hub" and not self._session.has_read(self._cell.mix):
             return False
         try:
@@ -185,7 +185,7 @@ class DryInputs:
             return False
 
     def _identity(self, build: Any) -> dict[str, Any] | None:
-        """The stage's identity, or None where the weights are not at hand to identify."""
+        """Return the stage's identity, or None where no weights are at hand to identify."""
         try:
             return build() if weights_at_hand(self._session) else None
         except UsageError:
@@ -205,13 +205,13 @@ def _config_name(config: PeftConfig) -> str:
 
 
 def weights_at_hand(session: Session) -> bool:
-    """Whether the weights can be identified without the network."""
+    """Tell whether the weights can be identified without the network."""
     return session.settings.model.source != "hub" or session.settings.model.path is not None
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """What one cell would do. Trainable parameters are exact, at each end of a searched rank's range."""
+    """Hold what one cell would do. Trainable parameters are exact, at each end of a searched rank's range."""
 
     cell: Cell
     status: Literal["done", "failed", "to do", "unknown"]
@@ -227,7 +227,7 @@ class CellPlan:
 
 
 def dry_plan(resolved: ResolvedCell) -> tuple[DryInputs, AdapterPlan, dict[int | None, int]]:
-    """What was asked for, the plan, and the exact trainable parameters at each end of its ranks.
+    """Return what the method asked for, its plan, and the exact trainable parameters at each end of its ranks.
 
     Raises UsageError where the adapter does not fit the model at any of them, or for too few rows.
     """
@@ -243,7 +243,7 @@ def dry_plan(resolved: ResolvedCell) -> tuple[DryInputs, AdapterPlan, dict[int |
 
 
 def plan_cell(resolved: ResolvedCell) -> CellPlan:
-    """What one cell would do. Raises UsageError for a cell that cannot work."""
+    """Tell what one cell would do. Raises UsageError for a cell that cannot work."""
     inputs, plan, counts = dry_plan(resolved)
     asked = dict(inputs.asked)
     done = dict(inputs.done)

@@ -1,4 +1,4 @@
-"""What an evaluation may ask of the engine (`contracts.EvaluationInputs`)."""
+"""Answer what an evaluation asks of the engine (`contracts.inputs.EvaluationInputs`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Evaluating:
-    """An evaluation's view of one model. Items can be listed before there is a model."""
+    """Show an evaluation one model. Items can be listed before there is a model."""
 
     def __init__(self, session: Session, base_score: Score | None, model: Any = None):
         self._session = session
@@ -27,7 +27,7 @@ class Evaluating:
         self.source = session.source
 
     def on(self, model: Any) -> Evaluating:
-        """The same view, of `model`."""
+        """Return the same inputs, with `model`."""
         return Evaluating(self._session, self._base_score, model)
 
     @property
@@ -58,12 +58,12 @@ class Evaluating:
         )
 
     def base(self) -> Score | None:
-        """The base model's score, where the evaluation sets NEEDS_BASE; None on the base model itself."""
+        """Return the base model's score where the evaluation sets NEEDS_BASE. None on the base model itself."""
         return self._base_score
 
 
 def items_of(session: Session, plugin: Plugin) -> list[dict[str, Any]]:
-    """What an evaluation scores, read once. Raises UsageError where it cannot be read."""
+    """Read, once, what an evaluation scores. Raises UsageError where it cannot be read."""
     if plugin.id not in session.items:
         session.items[plugin.id] = list(plugin.load().items(Evaluating(session, None)))
     return session.items[plugin.id]

@@ -1,4 +1,4 @@
-"""Many cells: which are done, in what order the others run, and what is said on the way."""
+"""Run many cells: find out which are done, run the others in order, say how far it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from floe_bench.harness.run.session import Session
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a grid ended: cells run now, skipped as done, and failed; each cell's key, and its record."""
+    """Count the cells that ran now, were skipped as done, and failed. Hold each cell's key, and the records."""
 
     ran: int
     skipped: int
@@ -62,7 +62,7 @@ def run_grid(session: Session, cells: Sequence[Cell], progress: Progress) -> Out
 
 
 def _run(cells: Sequence[ResolvedCell], progress: Progress) -> list[Record]:
-    """Each cell's record, made now."""
+    """Run the cells, and return their records."""
     from floe_bench.harness.run.cell import run_cell
 
     records = []

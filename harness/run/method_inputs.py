@@ -1,4 +1,4 @@
-"""What a method may ask of the engine (`contracts.MethodInputs`), and the account of what it asked for."""
+"""Answer what a method asks of the engine (`contracts.inputs.MethodInputs`), and charge it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Account:
-    """The stages that a method used, each charged once and whole, whoever paid for it first."""
+    """Hold the stages that a method used. Each is charged once and whole, whichever cell ran it first."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class Account:
 
 
 class Inputs:
-    """Runs what a method asks for, on the cell's mix and seed.
+    """Run what a method asks for, on the cell's mix and seed.
 
     identity: all that the method's plan depends on.
     """
@@ -93,7 +93,7 @@ class Inputs:
         return sum(self._session.trainable(plan).values())
 
     def workspace(self, purpose: str) -> Path | None:
-        """One folder per purpose and per state of all that the method's plan depends on."""
+        """Return a folder of its own per purpose and identity."""
         folder = self._session.store.folder / "workspaces" / f"{purpose}-{digest(self._identity)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -110,11 +110,11 @@ class Inputs:
 
 
 def sampled_rows(session: Session, cell: Cell, sample: Sample) -> list[Row]:
-    """The training rows that planning draws from.
+    """Return the training rows that planning draws from.
 
-    The parts are the same for every seed. Foreign rows replace as many of the mix's own, both drawn by the cell's
-    seed; where the other mix has too few for that share, the whole sample is as small as they make it. Raises
-    UsageError where there are fewer rows than parts, or no rows that are foreign.
+    The parts are the same for every seed. Foreign rows replace as many of the mix's own. Both are drawn by the cell's
+    seed. Where the other mix has too few rows for that share, the whole sample shrinks until the share holds. Raises
+    UsageError where there are fewer rows than parts, or where the foreign rows would come from the sample's own mix.
     """
     own_mix = sample.mix or cell.mix
     rows = session.mix(own_mix).train
@@ -136,14 +136,14 @@ def sampled_rows(session: Session, cell: Cell, sample: Sample) -> list[Row]:
 
 
 def pilot_rows(session: Session, cell: Cell, sample: Sample) -> list[Row]:
-    """Stage 1's sample, the share rho of the rows that planning draws from."""
+    """Return the rows of the pilot: the share rho of those that planning draws from (the paper, stage 1)."""
     return mixes.pilot_sample(sampled_rows(session, cell, sample), session.settings.data, cell.seed)
 
 
 def calibration_rows(
     session: Session, cell: Cell, on: Literal["task", "pretrain", "nothing"], sample: Sample
 ) -> list[Row]:
-    """The rows that a scorer sees."""
+    """Return the rows that a scorer sees."""
     if on == "nothing":
         return []
     if on == "pretrain":
@@ -153,14 +153,14 @@ def calibration_rows(
 
 
 def probe_size(session: Session, share: float) -> int:
-    """How many rows a probe at that share trains on, at least one. Raises ValueError for a share outside (0, 1]."""
+    """Count the rows a probe at that share trains on, at least one. Raises ValueError for a share outside (0, 1]."""
     if not 0 < share <= 1:
         raise ValueError(f"a probe's share of its rows must be above 0 and at most 1, got {share}")
     return max(1, math.ceil(share * session.settings.search.probe_rows - 1e-9))
 
 
 def probe_rows(session: Session, cell: Cell, share: float = 1.0) -> tuple[list[Row], list[Row]]:
-    """The first share of the training rows for a probe, and other training rows that judge it at any share.
+    """Return the rows that a probe at that share trains on, and other training rows that judge it at every share.
 
     Raises UsageError where the mix has too few for the whole, ValueError for a share outside (0, 1].
     """

@@ -1,4 +1,4 @@
-"""What the cells of one process share: settings, data, items and the base model, each loaded once, when needed."""
+"""Share between the cells of a process: settings, data, items and the base model, each loaded once, when needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from floe_bench.harness.store.folder import Store
 
 
 class Session:
-    """Loads lazily, so that finding out what is done needs no weights."""
+    """Load each thing when it is first needed, so that finding out what is done needs no weights."""
 
     def __init__(self, settings: Settings, store: Store, progress: Callable[[str], None] = lambda text: None):
         self.settings = settings
@@ -39,9 +39,9 @@ class Session:
         self.overlaps: dict[str, Overlap] = {}
 
     def of(self, cell: Cell) -> Session:
-        """The cell's session: this one, or one under the settings that the cell varies.
+        """Return the cell's session: this one, or one under the settings that the cell varies.
 
-        They hold one base model between them: another one takes its place.
+        All of them hold one base model between them. Loading another lets it go.
         """
         if not cell.varied:
             return self
@@ -65,7 +65,7 @@ class Session:
 
     @property
     def base_model(self) -> base_model.BaseModel:
-        """The base model; those of other settings are let go."""
+        """Return the base model of these settings. Another one is let go first."""
         name = digest(self.settings.model.model_dump(mode="json"))
         if name not in self._base_models:
             self._base_models.clear()
@@ -74,7 +74,7 @@ class Session:
 
     @property
     def base(self) -> Any:
-        """The base model. Whoever changes it changes it back."""
+        """Return the base model. Whoever changes it must change it back."""
         return self.base_model.model
 
     @property
@@ -85,7 +85,7 @@ class Session:
 
     @cached_property
     def meta_model(self) -> Any:
-        """The base model's shape, without weights."""
+        """Return the base model's shape, without weights."""
         return base_model.on_meta(self.settings.model)
 
     @cached_property
@@ -111,30 +111,30 @@ class Session:
         return open_source(self.settings.data)
 
     def mix(self, name: str) -> MixData:
-        """A mix, split."""
+        """Return a mix, read and split once."""
         if name not in self._mixes:
             self._mixes[name] = mixes.split_mix(name, self.source, self.settings.data)
         return self._mixes[name]
 
     def has_read(self, mix: str) -> bool:
-        """Whether the mix and the plain text are in memory."""
+        """Tell whether the mix and the plain text are in memory."""
         return mix in self._mixes and bool(self._text)
 
     @property
     def text(self) -> tuple[list[Row], list[Row]]:
-        """Plain text: passages for Taylor importance, and others held out."""
+        """Return plain text: passages for Taylor importance, and others that are held out."""
         if not self._text:
             self._text.append(mixes.split_text(self.source, self.settings.data))
         return self._text[0]
 
     @cached_property
     def text_digest(self) -> str:
-        """Identifies the content of `text`."""
+        """Return the digest of `text`."""
         return digest([[row.completion for row in side] for side in self.text])
 
     def encode(self, rows: Iterable[Row]) -> list[Example]:
         return tokens.encode(rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length)
 
     def batches(self, rows: Iterable[Row]) -> list[Batch]:
-        """Right-padded batches for scoring, at the training's micro-batch size."""
+        """Make right-padded batches for scoring, at the training's micro-batch size."""
         return tokens.batches(self.encode(rows), self.settings.train.micro_batch_size, self.tokenizer.pad_token_id)

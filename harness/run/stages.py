@@ -1,7 +1,7 @@
 """The pieces of work that cells share: train, measure, probe, evaluate.
 
-Each is found by the hash of all that can change its result, or done and kept. Stages take what they
-need as arguments; `run.py` knows their order.
+Each is looked for under the hash of all that can change its result. What is not found is done, and kept. A stage takes
+all that it needs as arguments. `cell.py` knows the order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _model_identity(session: Session) -> dict[str, Any]:
 
 
 def training_identity(session: Session, rows: Sequence[Row], plan: AdapterPlan, seed: int) -> dict[str, Any]:
-    """What a trained adapter or model depends on."""
+    """Collect what a trained adapter or model depends on."""
     settings = session.settings
     return _model_identity(session) | {
         "rows": _rows_digest(rows),
@@ -64,7 +64,7 @@ def training_identity(session: Session, rows: Sequence[Row], plan: AdapterPlan, 
 def measure_identity(
     session: Session, scorer: Scorer, parameters: dict[str, Any], rows: Sequence[Row], pilot: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a scorer's arrays depend on. Raises ValueError for a scorer whose source does not tell all it does."""
+    """Collect what a scorer's arrays depend on. Raises ValueError for a scorer that is no function of a module."""
     name = getattr(scorer, "__qualname__", "<locals>")
     if "<" in name:
         raise ValueError(
@@ -83,7 +83,7 @@ def measure_identity(
 def probe_identity(
     session: Session, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int
 ) -> dict[str, Any]:
-    """What a probe's validation NLL depends on."""
+    """Collect what a probe's validation NLL depends on."""
     return training_identity(session, rows, plan, seed) | {
         "validation": _rows_digest(validation),
         "batch_size": session.settings.eval.batch_size,
@@ -93,7 +93,7 @@ def probe_identity(
 def evaluation_identity(
     session: Session, plugin: Plugin, items: Sequence[dict[str, Any]], training: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What a score depends on; `training` is None for the base model."""
+    """Collect what a score depends on. training: identity of the trained model; None for the base model."""
     return _model_identity(session) | {
         "evaluation": plugin.id,
         "items": digest(list(items)),
@@ -124,9 +124,9 @@ def _config_identity(config: PeftConfig | None) -> dict[str, Any] | None:
 def run_training(
     session: Session, rows: Sequence[Row], plan: AdapterPlan, seed: int, expected: dict[str, int]
 ) -> Stage:
-    """Train what the plan says and keep it; a killed training resumes from its checkpoint.
+    """Train what the plan says, and keep it. A training that was killed resumes from its checkpoint.
 
-    expected: name -> size of the parameters that the plan trains, held against the real model.
+    expected: trainable parameter -> its size, which the real model must match.
     """
     identity = training_identity(session, rows, plan, seed)
     folder = session.store.stage_folder("training", identity)
@@ -160,7 +160,7 @@ def run_training(
 def run_measure(
     session: Session, scorer: Scorer, parameters: dict[str, Any], rows: Sequence[Row], pilot: Stage | None
 ) -> Stage:
-    """Run a scorer over the rows, on the base model or with a trained pilot; arrays.safetensors is kept."""
+    """Run a scorer over the rows, and keep its arrays. pilot: the trained adapter to put on first; None: base model."""
     identity = measure_identity(session, scorer, parameters, rows, pilot.identity if pilot else None)
     folder = session.store.stage_folder("measure", identity)
     found = session.store.find("measure", identity)
@@ -179,7 +179,7 @@ def run_measure(
 
 
 def run_probe(session: Session, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int) -> Stage:
-    """Train shortly, measure the validation NLL, and keep the number alone."""
+    """Train on few rows, measure the validation NLL, and keep the number but no weights."""
     identity = probe_identity(session, rows, validation, plan, seed)
     folder = session.store.stage_folder("probe", identity)
     if found := session.store.find("probe", identity):
@@ -209,7 +209,7 @@ def run_probe(session: Session, rows: Sequence[Row], validation: Sequence[Row], 
 def run_evaluations(
     session: Session, plugins: Sequence[Plugin], plan: AdapterPlan, training: Stage | None
 ) -> dict[str, Stage]:
-    """Score the trained model (None: the base model) by each evaluation that is not done; items are kept.
+    """Score the trained model by each evaluation, and keep scores and items. training: None for the base model.
 
     The model is put together once for all evaluations, and not at all where every one is done.
     """
@@ -236,7 +236,7 @@ def run_evaluations(
 
 
 def _base_scores(session: Session, plugins: Sequence[Plugin]) -> dict[str, Score]:
-    """The base model's scores that the evaluations compare with, before any adapter is put on it."""
+    """Score the base model by the evaluations that compare with it, before any adapter is put on."""
     needed = [plugin for plugin in plugins if getattr(plugin.load(), "NEEDS_BASE", False)]
     stages = run_evaluations(session, needed, AdapterPlan("nothing"), None)
     return {name: Score.model_validate(stage.result) for name, stage in stages.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays
 from floe_bench.harness.contracts.record import Record, Stage
+from floe_bench.harness.contracts.tables import SeveralMeasures
 from floe_bench.harness.data.mixes import split_settings
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import digest
@@ -63,7 +64,7 @@ class StoredResults:
             and parameters.items() <= stage.identity.get("parameters", {}).items()
         ]
         if len(found) > 1:
-            raise ValueError(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
+            raise SeveralMeasures(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
         if not found:
             return None
         return read_arrays(self._file(found[0].folder, "arrays.safetensors"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record
-from floe_bench.harness.contracts.tables import Results
+from floe_bench.harness.contracts.tables import Results, SeveralMeasures
 from floe_bench.harness.floe.selection import max_layers
 from floe_bench.harness.stats.ranks import jaccard, spearman, top_k
 
@@ -118,6 +118,6 @@ def _measured_gradients(results: Results, record: Record) -> NDArray[np.float64]
     """Return G (N, L). None where the record measured none, or several and so has no single ranking."""
     try:
         arrays = results.arrays(record, "fisher_gradients")
-    except ValueError:  # `Results.arrays` found several
+    except SeveralMeasures:
         return None
     return None if arrays is None else arrays["G"]

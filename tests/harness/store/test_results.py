@@ -9,7 +9,7 @@ import pytest
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Cost, Record
-from floe_bench.harness.contracts.tables import Table
+from floe_bench.harness.contracts.tables import SeveralMeasures, Table
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.experiments import main
 from floe_bench.harness.report import tables
@@ -178,7 +178,7 @@ def test_what_was_not_measured_is_none(stored):
 
 def test_several_measures_that_match_are_not_chosen_between(stored):
     results, made = stored
-    with pytest.raises(ValueError, match="2 measures of drawn"):
+    with pytest.raises(SeveralMeasures, match="2 measures of drawn"):
         results.arrays(made, "drawn", draws=1)
 
 

@@ -14,6 +14,7 @@ from floe_bench.harness.contracts.inputs import Arrays
 from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.contracts.record import Record, Stage, TrainOutcome
 from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.contracts.tables import SeveralMeasures
 from floe_bench.harness.spec import profiles
 
 L = 8
@@ -55,7 +56,7 @@ class Run:
     def arrays(self, record: Record, scorer: str, **parameters: Any) -> Arrays | None:
         G = self.G.get(record.cell.label) if scorer == "fisher_gradients" else None
         if isinstance(G, list):
-            raise ValueError("used 2 measures of fisher_gradients: name its parameters")
+            raise SeveralMeasures("used 2 measures of fisher_gradients: name its parameters")
         return None if G is None else {"G": G}
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
