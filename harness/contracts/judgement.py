@@ -20,16 +20,16 @@ class Finding:
     """Hold one thing that a check found.
 
     Attributes:
-        check: id of the check.
-        number: number of the check.
         message: what was found, in a sentence with its numbers.
         cells: labels of the cells where it was found.
+        check: id of the check. Whoever runs the check fills it in, and its number.
+        number: number of the check.
     """
 
-    check: str
-    number: int
     message: str
     cells: tuple[str, ...]
+    check: str = ""
+    number: int = 0
 
 
 class Claim(Data):

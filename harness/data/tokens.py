@@ -27,7 +27,8 @@ def encode(rows: Iterable[Row], tokenizer: Any, prompt_format: str, max_length: 
     """Tokenise prompt and completion separately, so that the loss starts exactly at the completion.
 
     A row with an empty prompt is plain text: it has no template, and every token counts. A row that is too long
-    loses the end of its completion. A prompt longer than half the window loses its start.
+    loses the start of its prompt, as far as the prompt fills more than half of the window, and then the end of its
+    completion.
     """
     return [_encode_row(row, tokenizer, prompt_format, max_length) for row in rows]
 

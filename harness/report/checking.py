@@ -6,7 +6,7 @@ Each check is one file in report/checks/.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pandas as pd
@@ -39,7 +39,7 @@ class Check:
         return " ".join(self.documentation.partition("What to do:")[2].split())
 
     def find(self, results: Results) -> list[Finding]:
-        return self.module.find(results)
+        return [replace(finding, check=self.id, number=self.number) for finding in self.module.find(results)]
 
 
 def all_checks() -> list[Check]:
@@ -54,7 +54,7 @@ def run_checks(results: Results) -> list[Finding]:
 
 
 def checks_table(findings: Sequence[Finding]) -> Table:
-    """Return the table of the checks that fired, by number. A finding that cells or experiments share stands once."""
+    """Return the table of the checks that fired, by number. What several cells or experiments share stands once."""
     cells: dict[tuple[int, str, str], dict[str, None]] = {}
     for finding in sorted(findings, key=lambda finding: (finding.number, finding.message)):
         key = finding.number, finding.check, finding.message

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 FORMULAS = {
-    "tokens": "per row min(max_length, characters / 4 + 40) where the rows are at hand, else the mix's mean",
-    "flops": "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p): t tokens, P base, p trainable parameters, "
-    "L layers; 6 P t where every weight is trained; evaluation not counted",
+    "tokens": "of a row at hand min(max_length, characters / 4 + 40), of any other the mix's mean",
+    "flops": "with t tokens, P base parameters, p trainable ones and L layers: "
+    "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p), or 6 P t where every weight is trained; no evaluation",
     "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam; half for bfloat16 weights) + activations 34 b s h "
     "bytes a layer (arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
     "b sequences, s = max_length, h hidden size, V vocabulary",
@@ -50,7 +50,7 @@ class _Ones(dict[str, np.ndarray]):
 class DryInputs:
     """Answer a method from what is on disk, and count what is not there.
 
-    end: another method's unfinished search leaves a range of parameter counts open; min or max picks its end.
+    end: min or max. It picks a number of parameters where another method's search, not run yet, leaves a range open.
     Raises UsageError where the rows are at hand, but not as many as the method asks for.
     """
 
@@ -211,7 +211,10 @@ def weights_at_hand(session: Session) -> bool:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """Hold what one cell would do. Trainable parameters are exact, at each end of a searched rank's range."""
+    """Hold what one cell would do.
+
+    A rank that is searched gives two numbers of trainable parameters, each exact: at the least and the largest rank.
+    """
 
     cell: Cell
     status: Literal["done", "failed", "to do", "unknown"]

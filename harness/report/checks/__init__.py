@@ -1,5 +1,5 @@
-"""Find in its records what went wrong with a run. Each check is one file and has a number.
+"""Checks of a run, from its records: each file here is one check, found by itself.
 
-A check's docstring is its documentation: a title, then the paragraphs "What:", "Why:" and "What to do:".
-`NUMBER` never changes. `find(results) -> list[Finding]` returns what the check found.
+Its docstring is its documentation: a title, then the paragraphs "What:", "Why:" and "What to do:". `NUMBER` is one
+that no other check has (1 to 11 are taken), and stays. `find(results) -> list[Finding]` returns what the check found.
 """

@@ -46,5 +46,5 @@ def find(results: Results) -> list[Finding]:
                 f"{max(a.interval.high for a in at_chance):.1%}), {len(below)} of them significantly below it"
             )
             cells = tuple(accuracy.cell for accuracy in at_chance)
-            findings.append(Finding("at_chance", NUMBER, message, cells))
+            findings.append(Finding(message, cells))
     return findings

@@ -86,7 +86,7 @@ def _cliffs(
                 f"{name} falls off between {counts[0]} and {counts[1]} adapted layers: it is worse by {step.loss:.3g}, "
                 f"{step.loss / fall:.0%} of all that the curve loses (Holm-adjusted p {p:.2g})"
             )
-            findings.append(Finding("cliff", NUMBER, message, (step.fewer.cell.label, step.more.cell.label)))
+            findings.append(Finding(message, (step.fewer.cell.label, step.more.cell.label)))
     return findings
 
 

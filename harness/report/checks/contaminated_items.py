@@ -49,7 +49,7 @@ def _finding(
         f"{evaluation}: {len(overlapping)} of {of} items share {n} words in a row with the training rows of {mix}"
         f"{guessing}; score on all, the clean and the overlapping items ({confidence:.0%} intervals): {scores}"
     )
-    return Finding("contaminated_items", NUMBER, message, tuple(record.cell.label for record in records))
+    return Finding(message, tuple(record.cell.label for record in records))
 
 
 def _scores(items: pd.DataFrame, overlapping: Sequence[int], confidence: float) -> str:

@@ -32,7 +32,7 @@ def find(results: Results) -> list[Finding]:
             fault = _fault(curve)
             if fault:
                 cells[f"{name}: {fault}"].append(record.cell.label)
-    return [Finding("exploding_loss", NUMBER, message, tuple(labels)) for message, labels in cells.items()]
+    return [Finding(message, tuple(labels)) for message, labels in cells.items()]
 
 
 def _curves(results: Results, record: Record) -> Iterator[tuple[str, list[float]]]:

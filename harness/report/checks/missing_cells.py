@@ -42,4 +42,4 @@ def find(results: Results) -> list[Finding]:
 
 
 def _finding(message: str, cells: list[Cell]) -> Finding:
-    return Finding("missing_cells", NUMBER, message, tuple(cell.label for cell in cells))
+    return Finding(message, tuple(cell.label for cell in cells))

@@ -38,7 +38,7 @@ def find(results: Results) -> list[Finding]:
     dirty = dict.fromkeys(cell for cell, origin in origins if (origin["git"] or {}).get("dirty"))
     if dirty:
         message = f"{len(dirty)} of {len(results.records)} cells were run with uncommitted changes"
-        findings.append(Finding("mixed_provenance", NUMBER, message, tuple(dirty)))
+        findings.append(Finding(message, tuple(dirty)))
     return findings
 
 
@@ -60,4 +60,4 @@ def _mixed(what: str, values: list[tuple[str, Any]]) -> list[Finding]:
     # The most frequent value is the rule. Only the cells with another one are named.
     usual = max(cells, key=lambda value: len(cells[value]))
     odd = dict.fromkeys(label for value, labels in cells.items() if value != usual for label in labels)
-    return [Finding("mixed_provenance", NUMBER, f"{what} differ: {shown}", tuple(odd))]
+    return [Finding(f"{what} differ: {shown}", tuple(odd))]

@@ -42,9 +42,7 @@ def find(results: Results) -> list[Finding]:
                 curves[stage.key] = stage.result["loss_curve"]
                 cells[stage.key].append(record.cell.label)
     found = [(_fault(curve), cells[key]) for key, curve in curves.items()]
-    return [
-        Finding("pilot_not_converged", NUMBER, fault, tuple(labels)) for fault, labels in found if fault is not None
-    ]
+    return [Finding(fault, tuple(labels)) for fault, labels in found if fault is not None]
 
 
 def _fault(curve: Sequence[float]) -> str | None:

@@ -45,9 +45,7 @@ def find(results: Results) -> list[Finding]:
             _flat(searched.trials, results.settings.study.confidence),
             _not_converged(record, searched.trials),
         )
-        findings += [
-            Finding("rank_search", NUMBER, message, (record.cell.label,)) for message in messages if message is not None
-        ]
+        findings += [Finding(message, (record.cell.label,)) for message in messages if message is not None]
     return findings
 
 

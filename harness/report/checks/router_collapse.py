@@ -42,5 +42,5 @@ def find(results: Results) -> list[Finding]:
                 f"expert; worst: {worst['module']}, expert {worst['expert']} with "
                 f"{worst['mean_gate']:.1%}"
             )
-            findings.append(Finding("router_collapse", NUMBER, message, (record.cell.label,)))
+            findings.append(Finding(message, (record.cell.label,)))
     return findings

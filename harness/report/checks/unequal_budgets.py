@@ -53,7 +53,7 @@ def _differing(name: str, quantity: Quantity, groups: list[list[Record]]) -> Fin
     shown = "; ".join(f"{', '.join(names)}: {value}" for value, names in methods.items())
     more = f" (other groups of cells where they differ: {len(unequal) - 1})" if len(unequal) > 1 else ""
     labels = tuple(record.cell.label for values in unequal for _, record in values)
-    return Finding("unequal_budgets", NUMBER, f"{name} differ in {where}: {shown}{more}", labels)
+    return Finding(f"{name} differ in {where}: {shown}{more}", labels)
 
 
 def _base_learning_rate(record: Record) -> float | None:

@@ -69,7 +69,7 @@ def _disagreement(group: dict[tuple[float, ...], Record]) -> list[Finding]:
         f"Spearman's ρ is {rho:.2f} between '{a.cell.label}' and '{b.cell.label}' (expected at least {MIN_SPEARMAN})"
     )
     labels = dict.fromkeys(record.cell.label for _, *pair in apart for record in pair)
-    return [Finding("unstable_rankings", NUMBER, message, tuple(labels))]
+    return [Finding(message, tuple(labels))]
 
 
 def _between_resamples(results: Results) -> list[Finding]:
@@ -90,7 +90,7 @@ def _between_resamples(results: Results) -> list[Finding]:
                 f"resampling the {len(G)} rows of G keeps too few of the top {k} layers by Fisher score: "
                 f"mean Jaccard index {shared:.2f} (expected at least {MIN_JACCARD})"
             )
-            findings.append(Finding("unstable_rankings", NUMBER, message, tuple(labels)))
+            findings.append(Finding(message, tuple(labels)))
     return findings
 
 

@@ -30,7 +30,7 @@ EXPERIMENTS = ("main", "layer_fraction")
 OF_EXPERIMENTS = {
     "main", "main_comparison", "layer_fraction", "layer_fraction_steps", "layer_fraction_memory",
 }  # fmt: skip
-FINDING = Finding("at_chance", 6, "a score at chance", ("dolly / base / seed 0",))
+FINDING = Finding("a score at chance", ("dolly / base / seed 0",), "at_chance", 6)
 
 
 def settings_of_options() -> Settings:
@@ -180,7 +180,7 @@ def test_a_real_finding_is_in_the_table_and_in_the_exit_code(results):
 
 
 def test_findings_are_shown_once_by_number_with_all_their_cells_and_advice():
-    other = Finding("cliff", 3, "a cliff", ("dolly / floe / seed 0", "dolly / floe / seed 1"))
+    other = Finding("a cliff", ("dolly / floe / seed 0", "dolly / floe / seed 1"), "cliff", 3)
     more = replace(FINDING, cells=("dolly / base / seed 0", "dolly / base / seed 1"))
     table = build.checks_table([FINDING, other, more])
     assert table.frame["number"].tolist() == [3, 6] and table.view["Cells"].tolist() == [2, 2]

@@ -171,10 +171,9 @@ def healthy() -> Run:
 
 
 def fired(check: ModuleType, run: Run) -> list[Finding]:
-    """What the check finds; each finding carries the check's own name and number."""
+    """What the check finds: sentences of one line about cells of the run."""
     findings = check.find(replace(run))
     for finding in findings:
-        assert finding.check == check.__name__.rpartition(".")[2] and finding.number == check.NUMBER
         assert finding.cells and all(any(cell == c.label for c in run.cells) for cell in finding.cells)
         assert finding.message and "\n" not in finding.message
     return findings

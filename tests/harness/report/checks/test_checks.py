@@ -1,14 +1,17 @@
 """What holds of every check."""
 
 import re
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from floe_bench.harness.contracts.judgement import Finding
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.report import checking
-from floe_bench.harness.report.checking import all_checks, run_checks
+from floe_bench.harness.report.checking import Check, all_checks, run_checks
 from floe_bench.harness.report.checks import router_collapse
+
+from .healthy import Run
 
 CHECKS = all_checks()
 
@@ -55,3 +58,9 @@ def test_findings_come_in_the_order_of_the_checks(run, monkeypatch):
     assert numbers == sorted(numbers) and 8 in numbers
     monkeypatch.setattr(checking, "all_checks", lambda: [SimpleNamespace(find=lambda results: ["a", "b"])])
     assert run_checks(run) == ["a", "b"]
+
+
+def test_a_finding_gets_id_and_number_of_the_check_that_made_it():
+    module = ModuleType("copied_from_elsewhere")
+    vars(module)["find"] = lambda results: [Finding("a fault", ("a cell",))]
+    assert Check("mine", 12, module).find(Run([], [])) == [Finding("a fault", ("a cell",), "mine", 12)]
