@@ -20,5 +20,5 @@ def random_batches(rows: int, batch_size: int, vocabulary: int, prompt: float = 
     for length in torch.randint(SHORTEST, LONGEST + 1, (rows,), generator=generator).tolist():
         ids = torch.randint(vocabulary, (length,), generator=generator).tolist()
         unlabelled = int(prompt * length)
-        examples.append({"input_ids": ids, "labels": [-100] * unlabelled + ids[unlabelled:], "truncated": False})
+        examples.append({"input_ids": ids, "labels": [-100] * unlabelled + ids[unlabelled:]})
     return batches(examples, batch_size, pad_token_id=0)

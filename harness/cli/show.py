@@ -94,8 +94,12 @@ def _training_lines(record: Record) -> list[str]:
         if training.loss_curve
         else "  no loss kept",
         f"  peak {training.peak_bytes / 1e6:,.1f} MB ({training.peak_kind}), adapter {training.adapter_bytes:,} bytes, "
-        f"{training.truncated_rows} rows truncated",
+        f"{training.truncated_rows} rows truncated, {_counted(training.control_text_rows)} with a control token's name",
     ]
+
+
+def _counted(n: int | None) -> str:
+    return MISSING if n is None else str(n)
 
 
 def _short(value: Any) -> str:

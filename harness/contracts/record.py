@@ -98,6 +98,7 @@ class TrainOutcome(Data):
     optimizer_steps: int
     tokens: int
     truncated_rows: int
+    control_text_rows: int | None = Field(None, description="rows whose text names a control token; None: not counted")
     seconds: float
     tokens_per_second: float
     peak_bytes: int

@@ -12,9 +12,12 @@ Columns = Sequence[str] | Mapping[str, type]
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one training or validation example. The loss counts the completion only."""
+    """Hold one training or validation example. The loss counts the completion only.
 
-    prompt: str
+    prompt: None for plain text, which has no template. An empty prompt is a turn in which nothing is said.
+    """
+
+    prompt: str | None
     completion: str
     domain: str
     task: str = ""

@@ -46,7 +46,7 @@ def overlapping(items: Sequence[Mapping[str, Any]], rows: Iterable[Row], n: int 
             first_words.setdefault(size, set()).update(words[: len(words) - size + 1])
     found: set[int] = set()
     for row in rows:
-        words = _words(f"{row.prompt}\n{row.completion}")
+        words = _words(f"{row.prompt or ''}\n{row.completion}")
         for size, starts in first_words.items():
             found.update(wanted.intersection(_grams(words, size, starts)))
     return [i for i, words in enumerate(texts) if not found.isdisjoint(_grams(words, min(n, len(words))))]

@@ -40,6 +40,15 @@ def _normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _side_text(row: Row) -> str:
+    """Return the text that decides a row's side: its prompt, or its completion where the prompt is empty.
+
+    Else all rows without a prompt would lie on one side.
+    """
+    prompt = row.prompt or ""
+    return prompt if prompt.strip() else row.completion
+
+
 def _is_validation(text: str, fraction: float) -> bool:
     """Assign a text to validation by its content alone: a prompt is on the same side in every mix that holds it."""
     return _hash_fraction("split:" + _normalised(text)) < fraction
@@ -55,26 +64,27 @@ def split_settings(settings: Settings) -> dict[str, Any]:
 def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
     """Read a mix and split it by content hash. A cap is spread evenly over the mix's domains.
 
-    Drops empty completions and exact repeats, and counts them.
+    Drops empty completions and exact repeats, and counts them. Counts empty prompts, which it keeps.
 
     Raises:
         UsageError: there are too few rows.
     """
     kept: dict[tuple[str, str], Row] = {}
-    counts = {"read": 0, "empty_completion": 0, "repeated": 0}
+    counts = {"read": 0, "empty_completion": 0, "empty_prompt": 0, "repeated": 0}
     for row in source.mix(name):
         counts["read"] += 1
-        content = (_normalised(row.prompt), _normalised(row.completion))
+        content = (_normalised(row.prompt or ""), _normalised(row.completion))
         if not content[1]:
             counts["empty_completion"] += 1
             continue
+        counts["empty_prompt"] += row.prompt is not None and not content[0]
         counts["repeated"] += content in kept
         # Repeats may differ in case or spaces. Keep the smallest, so that the order of rows does not matter.
-        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt, row.completion))
+        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt or "", row.completion))
     train: list[Row] = []
     validation: list[Row] = []
     for row in kept.values():
-        (validation if _is_validation(row.prompt, settings.validation_fraction) else train).append(row)
+        (validation if _is_validation(_side_text(row), settings.validation_fraction) else train).append(row)
     counts |= {"train_available": len(train), "validation_available": len(validation)}
     return MixData(
         _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows, but data.train_rows"),
@@ -114,7 +124,7 @@ def pilot_sample(rows: Sequence[Row], settings: DataSettings, seed: int) -> list
 
 def _content_order(row: Row, salt: str = "order") -> float:
     """Return a row's place in the order that `salt` and its content decide, in [0, 1)."""
-    return _hash_fraction(f"{salt}\0{row.prompt}\0{row.completion}")
+    return _hash_fraction(f"{salt}\0{row.prompt or ''}\0{row.completion}")
 
 
 def _capped(rows: list[Row], n: int | None, message: str) -> list[Row]:

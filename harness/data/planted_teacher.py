@@ -99,7 +99,7 @@ class TeacherSource:
         generator = self._generator("plain text")
         first = torch.randint(len(PRINTABLE), (settings.rows, 1), generator=generator)
         texts = self._sample(self.base, self._printable_ids[first], settings.length, 0.0, generator)
-        return [Row("", PRINTABLE[i] + text, domain="pretrain") for i, text in zip(first, texts, strict=True)]
+        return [Row(None, PRINTABLE[i] + text, domain="pretrain") for i, text in zip(first, texts, strict=True)]
 
     @cached_property
     def base(self) -> Any:

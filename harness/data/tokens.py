@@ -7,60 +7,104 @@ from typing import Any, TypedDict
 
 from floe_bench.harness.contracts.inputs import Batch
 from floe_bench.harness.contracts.rows import Row
+from floe_bench.harness.data.template import template_of
+from floe_bench.harness.data.text_tokens import Segment, TextTokens
 from floe_bench.harness.errors import UsageError
 
-ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    "\n\n### Instruction:\n{prompt}\n\n### Response:\n"
-)
+LEAST_ROOM = 8
+"""Tokens that a window must leave to prompt and reply beside the template."""
 
 
-class Example(TypedDict):
-    """One tokenised row. Labels are -100 where the loss does not count."""
+class Labelled(TypedDict):
+    """Tokens, with labels of -100 where the loss does not count."""
 
     input_ids: list[int]
     labels: list[int]
+
+
+class Example(Labelled):
+    """One tokenised row.
+
+    control_text: whether the row's text holds the name of a control token. It is encoded as text.
+    """
+
     truncated: bool
+    control_text: bool
+
+
+class RowEncoder:
+    """Tokenise rows for one tokenizer, prompt format and window.
+
+    Prompt and reply are tokenised separately, so that the loss starts exactly at the reply. A reply ends as the
+    template ends it. A row that is too long loses the start of its prompt, as far as the prompt fills more than half
+    of the room that the template leaves, and then the end of its reply. BOS and the template stay.
+
+    A row without a prompt (None) is plain text: it has no template, and every token counts.
+
+    Raises:
+        UsageError: the template cannot be used, or leaves less than LEAST_ROOM of the window.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_format: str, max_length: int):
+        self._text = TextTokens(tokenizer)
+        self._max_length = max_length
+        self.template = template_of(tokenizer, prompt_format)
+        taken = len(self._prompt("")[0])
+        if max_length < taken + LEAST_ROOM:
+            raise UsageError(
+                f"data.max_length is {max_length}, and the template alone takes {taken} tokens: "
+                f"give at least {taken + LEAST_ROOM}, or set model.prompt_format=plain"
+            )
+
+    def encode(self, rows: Iterable[Row]) -> list[Example]:
+        """Return the rows' tokens and labels."""
+        return [self._encode_row(row) for row in rows]
+
+    def _encode_row(self, row: Row) -> Example:
+        control_text = self._text.holds_control(f"{row.prompt or ''}\n{row.completion}")
+        if row.prompt is None:
+            ids = self._text.encode(row.completion, add_special_tokens=True)
+            kept = ids[: self._max_length]
+            return Example(
+                input_ids=kept, labels=kept, truncated=len(ids) > self._max_length, control_text=control_text
+            )
+        prompt, own = self._prompt(row.prompt)
+        reply = self._reply(row.completion)
+        truncated = len(prompt) + len(reply) > self._max_length
+        if truncated:
+            room = self._max_length - (len(prompt) - len(own))
+            cut = own[: max(0, len(own) - max(room - len(reply), room // 2))]
+            prompt = prompt[: cut.start] + prompt[cut.stop :]
+        reply = reply[: self._max_length - len(prompt)]
+        return Example(
+            input_ids=prompt + reply,
+            labels=[-100] * len(prompt) + reply,
+            truncated=truncated,
+            control_text=control_text,
+        )
+
+    def _prompt(self, text: str) -> tuple[list[int], range]:
+        """Return the prompt's tokens in its template, and the places of the tokens that are the row's own."""
+        template = self.template
+        text = text.strip() if template.strips_prompt else text
+        segments = [Segment(template.head, control=True), Segment(text), Segment(template.middle, control=True)]
+        ids, places = self._text.encode_segments(segments, template.special_tokens)
+        start = sum(place < 1 for place in places)
+        return ids, range(start, start + places.count(1))
+
+    def _reply(self, text: str) -> list[int]:
+        template = self.template
+        text = text.strip() if template.strips_reply else text
+        segments = [Segment(template.reply_head, control=True), Segment(text), Segment(template.end, control=True)]
+        return self._text.encode_segments(segments).ids
 
 
 def encode(rows: Iterable[Row], tokenizer: Any, prompt_format: str, max_length: int) -> list[Example]:
-    """Tokenise prompt and completion separately, so that the loss starts exactly at the completion.
-
-    A row with an empty prompt is plain text: it has no template, and every token counts. A row that is too long
-    loses the start of its prompt, as far as the prompt fills more than half of the window, and then the end of its
-    completion.
-    """
-    return [_encode_row(row, tokenizer, prompt_format, max_length) for row in rows]
+    """Tokenise rows once. See `RowEncoder`."""
+    return RowEncoder(tokenizer, prompt_format, max_length).encode(rows)
 
 
-def _encode_row(row: Row, tokenizer: Any, prompt_format: str, max_length: int) -> Example:
-    if not row.prompt:
-        ids = tokenizer(row.completion, add_special_tokens=True)["input_ids"]
-        return {"input_ids": ids[:max_length], "labels": ids[:max_length], "truncated": len(ids) > max_length}
-    prompt = _prompt_ids(row.prompt, tokenizer, prompt_format)
-    completion = tokenizer(row.completion, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    truncated = len(prompt) + len(completion) > max_length
-    prompt = prompt[-max(max_length - len(completion), max_length // 2) :]
-    completion = completion[: max_length - len(prompt)]
-    return {
-        "input_ids": prompt + completion,
-        "labels": [-100] * len(prompt) + completion,
-        "truncated": truncated,
-    }
-
-
-def _prompt_ids(prompt: str, tokenizer: Any, prompt_format: str) -> list[int]:
-    """Return the tokens of the prompt in its template. Raises UsageError where 'chat' finds no template."""
-    if prompt_format == "chat" and tokenizer.chat_template is None:
-        raise UsageError("model.prompt_format is 'chat', but the tokenizer has no chat template: use 'alpaca'")
-    if prompt_format == "alpaca" or tokenizer.chat_template is None:
-        return tokenizer(ALPACA.format(prompt=prompt), add_special_tokens=True)["input_ids"]
-    messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
+def collate(examples: Sequence[Labelled], pad_token_id: int) -> Batch:
     """Pad examples on the right. Returns tensors input_ids, attention_mask, labels of shape (batch, longest)."""
     import torch
 
@@ -79,12 +123,12 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> Batch:
     }
 
 
-def by_length(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
+def by_length(examples: Sequence[Labelled], batch_size: int) -> list[list[int]]:
     """Group the indices in batches of similar length, longest first, to save padding."""
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i]["input_ids"]), i))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def batches(examples: Sequence[Example], batch_size: int, pad_token_id: int) -> list[Batch]:
+def batches(examples: Sequence[Labelled], batch_size: int, pad_token_id: int) -> list[Batch]:
     """Return all examples in right-padded batches of similar length."""
     return [collate([examples[i] for i in group], pad_token_id) for group in by_length(examples, batch_size)]

@@ -24,6 +24,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from floe_bench.harness.contracts.score import Score, Scored
+from floe_bench.harness.data.text_tokens import TextTokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,9 @@ def multiple_choice(
 ) -> Scored:
     """Score `items` under the prompts of lm-eval's own MMLU tasks, one task per subject.
 
-    Log-probabilities are summed over a choice's tokens, in nats, from a float32 softmax (lm-eval's
-    `softmax_dtype`). bfloat16 would round the sums of long choices to steps of 0.25.
+    Text is read as text: the name of a control token in a question is no token, and nothing is added at its end
+    (`data.text_tokens`). Log-probabilities are summed over a choice's tokens, in nats, from a float32 softmax
+    (lm-eval's `softmax_dtype`). bfloat16 would round the sums of long choices to steps of 0.25.
 
     Args:
         model: a loaded causal LM, bare or inside a PeftModel, on any device.
@@ -76,8 +78,10 @@ def multiple_choice(
         in the continuation form.
 
     Raises:
-        ValueError: an unknown task or subject, malformed items or too few exemplars.
-        RuntimeError: a log-probability is not finite, or lm-eval's accuracy disagrees with the answers returned.
+        ValueError: an unknown task or subject, malformed items or too few exemplars, or a tokenizer that gives
+            different choices the same tokens.
+        RuntimeError: a log-probability is not finite, the choices of most items have equal ones, or lm-eval's
+            accuracy disagrees with the answers returned.
     """
     _check_items(items, num_fewshot)
     test = [item for item in items if item["split"] == "test"]
@@ -95,6 +99,7 @@ def multiple_choice(
         seconds = time.perf_counter() - started
 
     answers = _answers(test, results["samples"], FAMILIES[task][1])
+    _check_ties(answers)
     metrics = {
         metric: _checked_mean(answers, metric, column, results["results"], FAMILIES[task][1])
         for metric, column in (("acc", "predicted"), ("acc_norm", "predicted_norm"))
@@ -175,15 +180,22 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int
 
     HFLM: Any = huggingface.HFLM  # the decorator that registers it hides its type
 
+    text = TextTokens(tokenizer)
+
     class SubjectLM(HFLM):
         tokens = 0
         truncated_items = 0
+
+        def tok_encode(self, string, add_special_tokens=None, left_truncate_len=None, **_):
+            ids = text.encode(string, add_special_tokens is not False)
+            return ids[-left_truncate_len:] if left_truncate_len else ids
 
         def loglikelihood(self, requests, disable_tqdm=True):
             self._subjects = [request.task_name for request in requests]
             return super().loglikelihood(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=True, override_bs=None):
+            _check_choices(requests)
             pairs = [(context, continuation) for _, context, continuation in requests]
             cut = [len(context) + len(continuation) - 1 > self.max_length for context, continuation in pairs]
             self.truncated_items += sum(any(cut[i : i + N_CHOICES]) for i in range(0, len(cut), N_CHOICES))
@@ -206,6 +218,22 @@ def _language_model(model: Any, tokenizer: Any, batch_size: int, max_length: int
         max_length=max_length,
         softmax_dtype="float32",
     )
+
+
+def _check_choices(requests: Sequence[tuple[tuple[str, str], list[int], list[int]]]) -> None:
+    """Raise ValueError where different choices of a question have the same tokens: their scores would be equal.
+
+    requests: ((context, choice), tokens of the context, tokens of the choice), a question's choices in a row.
+    """
+    for start in range(0, len(requests), N_CHOICES):
+        words: dict[tuple[int, ...], str] = {}
+        for (_, choice), _, tokens in requests[start : start + N_CHOICES]:
+            other = words.setdefault(tuple(tokens), choice)
+            if other != choice or not tokens:
+                raise ValueError(
+                    f"the tokenizer gives the choices {other!r} and {choice!r} the same tokens {list(tokens)}: "
+                    "it lacks these letters"
+                )
 
 
 def _answers(test: list[dict[str, Any]], samples: dict[str, list[dict[str, Any]]], pattern: str) -> pd.DataFrame:
@@ -236,6 +264,20 @@ def _item_id(item: dict[str, Any]) -> str:
     """Return the first 16 hex digits of sha256 over subject, question and choices."""
     content = json.dumps([item["subject"], item["question"], list(item["choices"])], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _check_ties(answers: pd.DataFrame) -> None:
+    """Raise RuntimeError where the choices of most items have equal log-probabilities: then nothing was measured.
+
+    A few such items are rounding: bfloat16 logits have 8 significant bits.
+    """
+    logprobs = answers[[f"logprob_{i}" for i in range(N_CHOICES)]]
+    tied = int((logprobs.max(axis=1) == logprobs.min(axis=1)).sum())
+    if 2 * tied > len(answers):
+        raise RuntimeError(
+            f"{tied} of {len(answers)} items have {N_CHOICES} equal log-probabilities: model or tokenizer cannot tell "
+            "the choices apart"
+        )
 
 
 def _checked_mean(answers: pd.DataFrame, metric: str, predicted: str, results: dict[str, Any], pattern: str) -> float:

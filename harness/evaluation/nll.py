@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from floe_bench.harness.data.tokens import Example, by_length, collate
+from floe_bench.harness.data.tokens import Labelled, by_length, collate
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def row_nll(model: Any, examples: Sequence[Example], batch_size: int, pad_token_id: int) -> pd.DataFrame:
+def row_nll(model: Any, examples: Sequence[Labelled], batch_size: int, pad_token_id: int) -> pd.DataFrame:
     """Return one line per example, in order: `nll`, summed over labelled tokens (nats), and their number `tokens`.
 
     The log-softmax is taken in float32, at labelled positions only.

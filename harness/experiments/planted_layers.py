@@ -24,7 +24,7 @@ from floe_bench.harness.stats.ranks import jaccard
 METHOD = "layer_scores:scores=fisher+taylor+gradient_norm"
 N_LAYERS = 6
 MODEL = {
-    "model.id": "random-granite", "model.source": "random", "model.dtype": "float32", "model.prompt_format": "alpaca",
+    "model.id": "random-granite", "model.source": "random", "model.dtype": "float32", "model.prompt_format": "plain",
     "model.config.model_type": "granite", "model.config.vocab_size": 259, "model.config.num_hidden_layers": N_LAYERS,
     "model.config.hidden_size": 32, "model.config.intermediate_size": 16, "model.config.num_attention_heads": 2,
     "model.config.num_key_value_heads": 1, "model.config.max_position_embeddings": 2048,

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from floe_bench.harness.contracts.inputs import Batch
-from floe_bench.harness.data.tokens import Example, collate
+from floe_bench.harness.data.tokens import Labelled, collate
 
 
 class PreflightError(Exception):
     """The model to be trained does not match the plan."""
 
 
-def small_batch(examples: Sequence[Example], pad_token_id: int) -> Batch:
+def small_batch(examples: Sequence[Labelled], pad_token_id: int) -> Batch:
     """Return a batch of the last 32 tokens of two training rows. It suffices for the checks and is quick."""
-    rows: list[Example] = [
-        {"input_ids": row["input_ids"][-32:], "labels": row["labels"][-32:], "truncated": True} for row in examples[:2]
+    rows: list[Labelled] = [
+        {"input_ids": row["input_ids"][-32:], "labels": row["labels"][-32:]} for row in examples[:2]
     ]
     return collate(rows, pad_token_id)
 

@@ -194,7 +194,7 @@ class DryInputs:
     def _tokens(self, rows: Sequence[Row] | None, limit: int | None) -> int:
         longest = self.settings.data.max_length
         if rows is not None:
-            return sum(min(longest, len(row.prompt + row.completion) // 4 + 40) for row in rows)
+            return sum(min(longest, len((row.prompt or "") + row.completion) // 4 + 40) for row in rows)
         n_rows, per_row = self._resolved.mix.load().PUBLISHED_SIZE
         available = int(n_rows * (1 - self.settings.data.validation_fraction))
         return min(limit or available, available) * min(longest, per_row)

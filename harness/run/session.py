@@ -14,7 +14,7 @@ from floe_bench.harness.contracts.rows import Row, RowSource
 from floe_bench.harness.data import mixes, tokens
 from floe_bench.harness.data.mixes import MixData
 from floe_bench.harness.data.sources import open_source
-from floe_bench.harness.data.tokens import Example
+from floe_bench.harness.data.tokens import Example, RowEncoder
 from floe_bench.harness.files import digest
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.model import parameters
@@ -132,8 +132,14 @@ class Session:
         """Return the digest of `text`."""
         return digest([[row.completion for row in side] for side in self.text])
 
+    @cached_property
+    def row_encoder(self) -> RowEncoder:
+        """Return what tokenises rows. Raises UsageError where tokenizer and settings do not fit."""
+        settings = self.settings
+        return RowEncoder(self.tokenizer, settings.model.prompt_format, settings.data.max_length)
+
     def encode(self, rows: Iterable[Row]) -> list[Example]:
-        return tokens.encode(rows, self.tokenizer, self.settings.model.prompt_format, self.settings.data.max_length)
+        return self.row_encoder.encode(rows)
 
     def batches(self, rows: Iterable[Row]) -> list[Batch]:
         """Make right-padded batches for scoring, at the training's micro-batch size."""

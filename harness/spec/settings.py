@@ -40,7 +40,9 @@ class ModelSettings(Section):
     path: str | None = Field(None, description="local folder that holds the weights")
     package: str | None = Field(None, description="installed package that carries the weights as GGUF")
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    prompt_format: Literal["auto", "chat", "alpaca"] = "auto"
+    prompt_format: Literal["auto", "chat", "alpaca", "plain"] = Field(
+        "auto", description="'plain' has no template; 'auto' takes the chat template, or alpaca where there is none"
+    )
     config: dict[str, Any] = Field(default_factory=dict, description="architecture, as in config.json")
     seed: int = Field(0, ge=0, description="of the weights, where the source is 'random'")
 

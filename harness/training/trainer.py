@@ -75,6 +75,7 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
         optimizer_steps=trainer.state.global_step,
         tokens=tokens,
         truncated_rows=sum(example["truncated"] for example in job.examples),
+        control_text_rows=sum(example["control_text"] for example in job.examples),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
         peak_bytes=peak.bytes,

@@ -15,7 +15,7 @@ def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:
     start = time.perf_counter()
-    frame = inputs.nll([Row("", item["text"], item["domain"]) for item in items])
+    frame = inputs.nll([Row(None, item["text"], item["domain"]) for item in items])
     seconds = time.perf_counter() - start
     tokens = int(frame.pop("tokens_read").sum())
     nll = math.fsum(frame["nll"]) / sum(frame["tokens"])

@@ -11,4 +11,4 @@ def rows(source: RowSource) -> Iterator[Row]:
     options = {"name": "wikitext-2-raw-v1"} if source.kind == "hub" else {}
     for raw in source.read("pretrain", hub="Salesforce/wikitext", columns=("text",), **options):
         if len(raw["text"]) >= 400:
-            yield Row("", raw["text"].strip(), domain="pretrain", task=raw.get("source", ""))
+            yield Row(None, raw["text"].strip(), domain="pretrain", task=raw.get("source", ""))

@@ -26,7 +26,9 @@ def tiny(tiny_settings):
 @pytest.fixture(scope="session")
 def tiny_examples(tiny_settings) -> list[Example]:
     """Twenty code rows of different lengths, up to 200 bytes."""
-    rows = sorted(open_source(tiny_settings.data).mix("code"), key=lambda row: len(row.prompt + row.completion))[:20]
+    rows = sorted(open_source(tiny_settings.data).mix("code"), key=lambda row: len(f"{row.prompt}{row.completion}"))[
+        :20
+    ]
     return encode(rows, base_model.byte_tokenizer(), "alpaca", 200)
 
 

@@ -147,7 +147,7 @@ def real_rows(path: Path):
 def test_no_embedded_prompt_or_passage_occurs_in_the_real_files(data_dir):
     """Neither as a row's prompt nor as any text in any column, in lower case without punctuation."""
     real = FolderSource(data_dir)
-    prompts = (row.prompt for mix in MIXES for row in real.mix(mix))
+    prompts = (row.prompt or "" for mix in MIXES for row in real.mix(mix))
     columns = (
         text for path in sorted(data_dir.glob("*.jsonl.gz")) for row in real_rows(path) for text in texts_of(row)
     )
@@ -164,9 +164,13 @@ def test_no_embedded_question_occurs_in_mmlu_nor_the_other_way_round(data_dir):
     """Of 9 words or more, in lower case without punctuation, anywhere in the other's text."""
     mmlu = [words(row["question"]) for row in real_rows(data_dir / "mmlu_test.jsonl.gz")]
     rows = [row for mix in (*MIXES, "pretrain") for row in embedded_rows(mix)]
-    ours = [words(f"{row.prompt} {row.completion}") for row in rows]
-    sentences = (words(s) for row in rows for s in re.findall(r"[^.?!:\n]+\?", f"{row.prompt}\n{row.completion}"))
-    questions = {*(words(row.prompt) for row in rows), *sentences, *map(words, (r["input"] for r in raw("medical")))}
+    ours = [words(f"{row.prompt or ''} {row.completion}") for row in rows]
+    sentences = (words(s) for row in rows for s in re.findall(r"[^.?!:\n]+\?", f"{row.prompt or ''}\n{row.completion}"))
+    questions = {
+        *(words(row.prompt or "") for row in rows),
+        *sentences,
+        *map(words, (r["input"] for r in raw("medical"))),
+    }
     assert len(mmlu) == 14_042
     assert not contained([q for q in mmlu if len(q) >= N], ours)
     assert not contained([q for q in questions if len(q) >= N], mmlu)

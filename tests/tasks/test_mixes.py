@@ -94,8 +94,8 @@ def test_pretrain_is_prose_without_prompt_and_without_scraps():
     long = " It was a dark and stormy night." * 20
     source = Raw({"pretrain": [{"text": long, "source": "c4"}, {"text": " = Heading = "}, {"text": long + "x"}]})
     assert list(source.mix("pretrain")) == [
-        Row("", long.strip(), "pretrain", "c4"),
-        Row("", long.strip() + "x", "pretrain", ""),
+        Row(None, long.strip(), "pretrain", "c4"),
+        Row(None, long.strip() + "x", "pretrain", ""),
     ]
     assert source.asked == {"pretrain": ("Salesforce/wikitext", ("text",), {})}
 

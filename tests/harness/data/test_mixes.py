@@ -48,7 +48,7 @@ def whole(rows):
     """Both sides of the split, uncapped: (training prompts, validation prompts)."""
     n = split(rows).counts["validation_available"]
     parts = split(rows, validation_rows=n)
-    return {row.prompt for row in parts.train}, {row.prompt for row in parts.validation}
+    return {str(row.prompt) for row in parts.train}, {str(row.prompt) for row in parts.validation}
 
 
 def words(text):
@@ -173,7 +173,7 @@ def test_empty_completions_and_repeats_are_dropped_and_counted():
         Row("empty", "", "a"),
         Row("blank", " \n\t", "a"),
         rows[3],
-        Row(rows[4].prompt.upper(), f"  {rows[4].completion}\n", "a"),
+        Row(str(rows[4].prompt).upper(), f"  {rows[4].completion}\n", "a"),
         Row(rows[5].prompt, "a second answer", "a"),
     ]
     counts = split(spoilt).counts
@@ -182,6 +182,15 @@ def test_empty_completions_and_repeats_are_dropped_and_counted():
 
 
 # --- caps -------------------------------------------------------------------------------------------
+
+
+def test_rows_with_an_empty_prompt_are_counted_and_lie_on_both_sides():
+    """Each by its completion: 200 rows with a share of 0.2 on one side, within four standard deviations."""
+    rows = [Row(" " * (i % 2), f"answer {i}", "a") for i in range(200)]
+    parts = split([*rows, *made(50)])
+    assert parts.counts["empty_prompt"] == 200
+    held_out = len({row.completion for row in rows} - {row.completion for row in parts.train})
+    assert abs(held_out - 40) < 4 * (200 * 0.2 * 0.8) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -228,11 +237,11 @@ def test_a_mix_without_rows_is_a_usage_error():
 
 
 def passages(n):
-    return [Row("", f"passage {i}", "pretrain") for i in range(n)]
+    return [Row(None, f"passage {i}", "pretrain") for i in range(n)]
 
 
 def test_plain_text_is_split_in_two():
-    rows = [*passages(100), passages(1)[0], Row("", "  ", "pretrain")]
+    rows = [*passages(100), passages(1)[0], Row(None, "  ", "pretrain")]
     calibration, held_out = mixes.split_text(Listed(rows), settings(pretrain_rows=30))
     assert (len(calibration), len(held_out)) == (30, 30)
     assert not set(calibration) & set(held_out)

@@ -20,8 +20,12 @@ SMALL = {
     "data.teacher.rows": 16,
     "data.teacher.length": 24,
     "data.max_length": 48,
+    "model.prompt_format": "plain",
     "model.config.initializer_range": 0.3,
 }
+
+COMPLETION = slice(16, 16 + 24)
+"""The places of the completion's characters in a row: after the prompt's 16."""
 
 
 def teacher_of(settings: Settings) -> TeacherSource:
@@ -37,7 +41,7 @@ def completions(rows) -> str:
 
 
 def encoded(teacher: TeacherSource, rows):
-    return tokens.encode(rows, base_model.byte_tokenizer(), "alpaca", teacher.settings.data.max_length)
+    return tokens.encode(rows, base_model.byte_tokenizer(), "plain", teacher.settings.data.max_length)
 
 
 def nll(model, teacher: TeacherSource, rows) -> float:
@@ -86,8 +90,8 @@ def test_text_comes_back_as_the_tokens_that_were_sampled():
     tokenizer = base_model.byte_tokenizer()
     for row in (*teacher.mix("dolly"), *teacher.mix("pretrain")):
         length = len(row.completion)
-        assert set(row.prompt + row.completion) <= set(PRINTABLE)
-        assert length == 24 + (not row.prompt)
+        assert set((row.prompt or "") + row.completion) <= set(PRINTABLE)
+        assert length == 24 + (row.prompt is None)
         (example,) = encoded(teacher, [row])
         tokens = [token for token, label in zip(example["input_ids"], example["labels"], strict=True) if label != -100]
         assert tokenizer.decode(tokens[:length]) == row.completion
@@ -119,8 +123,10 @@ def test_sampled_tokens_have_the_teachers_entropy():
     visible = torch.tensor(base_model.byte_tokenizer()(PRINTABLE)["input_ids"])
     ids = torch.tensor([example["input_ids"] for example in examples])
     with torch.no_grad():
-        logits = teacher.teacher(input_ids=ids, use_cache=False).logits[:, 23:-1, visible]
-    tokens = torch.searchsorted(visible, ids[:, 24:].contiguous())
+        logits = teacher.teacher(input_ids=ids, use_cache=False).logits[
+            :, COMPLETION.start - 1 : COMPLETION.stop - 1, visible
+        ]
+    tokens = torch.searchsorted(visible, ids[:, COMPLETION].contiguous())
     losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
     entropy = torch.distributions.Categorical(logits=logits).entropy()
     assert losses.mean().item() == pytest.approx(
@@ -136,8 +142,10 @@ def test_noise_replaces_its_share_of_tokens():
     visible = torch.tensor(base_model.byte_tokenizer()(PRINTABLE)["input_ids"])
     ids = torch.tensor([example["input_ids"] for example in examples])
     with torch.no_grad():
-        logits = teacher.teacher(input_ids=ids, use_cache=False).logits[:, 23:-1, visible]
-    other = (visible[logits.argmax(-1)] != ids[:, 24:]).float()
+        logits = teacher.teacher(input_ids=ids, use_cache=False).logits[
+            :, COMPLETION.start - 1 : COMPLETION.stop - 1, visible
+        ]
+    other = (visible[logits.argmax(-1)] != ids[:, COMPLETION]).float()
     expected = noise * (1 - 1 / len(PRINTABLE))
     assert other.mean().item() == pytest.approx(expected, abs=4 * (expected / other.numel()) ** 0.5)
 

@@ -320,3 +320,71 @@ def test_importing_it_loads_nothing_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+# --- tokenizers that would spoil the scores -----------------------------------------------------------
+
+
+def with_template(adds: str) -> Any:
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer.__wrapped__()
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=adds, special_tokens=ids)
+    return tokenizer
+
+
+@pytest.mark.parametrize("task", ["mmlu", "mmlu_continuation"])
+@pytest.mark.parametrize("stock", [False, True])
+def test_a_tokenizer_that_ends_every_text_scores_the_choices_all_the_same(model, tokenizer, task, stock):
+    """Scores with "</s>" after everything are those without it: the choice is scored, not its end."""
+    ends = multiple_choice(model, with_template("$A </s>"), task, ITEMS, 0, 3, MAX_LENGTH, stock)
+    plain = multiple_choice(model, tokenizer, task, ITEMS, 0, 3, MAX_LENGTH, stock)
+    torch.testing.assert_close(torch.tensor(logprobs(ends)), torch.tensor(logprobs(plain)), rtol=1e-6, atol=1e-5)
+
+
+def test_a_beginning_of_text_is_read(model, tokenizer):
+    scored = score(model, with_template("<s> $A </s>"), ITEMS[:1])
+    prompt = (
+        "<s>The following are multiple choice questions (with answers) about college biology.\n\n"
+        "What folds a protein?\nA. heat\nB. a chaperone\nC. light\nD. zinc\nAnswer:"
+    )
+    expected = [logprob(model, tokenizer, prompt, f" {letter}") for letter in "ABCD"]
+    assert logprobs(scored)[0].tolist() == pytest.approx(expected, abs=1e-4)  # float32 sums in another order
+
+
+def test_a_control_tokens_name_in_a_question_is_text(model, tokenizer):
+    """A forward pass over the letters of "</s>" gives the same; over the token 257 it would not."""
+    question = item("anatomy", "What does </s> end?", ["a", "b", "c", "d"], 0)
+    scored = score(model, tokenizer, [question])
+    prompt = (
+        "The following are multiple choice questions (with answers) about anatomy.\n\n"
+        "What does </s> end?\nA. a\nB. b\nC. c\nD. d\nAnswer:"
+    )
+    letters = byte_tokenizer.__wrapped__()
+    ids = [i for part in ("The", prompt[3:].partition("</s>")[0], "<", "/s>", prompt.partition("</s>")[2])
+           for i in letters(part)["input_ids"]]  # fmt: skip
+    with torch.no_grad():
+        logits = model(torch.tensor([[*ids, *letters(" ")["input_ids"]]])).logits[0].float().log_softmax(-1)
+    space, rest = letters(" ")["input_ids"][0], [letters(letter)["input_ids"][0] for letter in "ABCD"]
+    expected = [(logits[-2, space] + logits[-1, letter]).item() for letter in rest]
+    assert logprobs(scored)[0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_choices_that_the_tokenizer_cannot_tell_apart_are_refused(model):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "Answer": 1, ":": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    blind = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="<pad>")
+    with pytest.raises(ValueError, match="the choices ' A' and ' B' the same tokens"):
+        score(model, blind, ITEMS)
+
+
+def test_equal_scores_of_all_choices_are_an_error(model, tokenizer):
+    """A model that predicts uniformly, as one of zeros does: nothing is measured."""
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    with pytest.raises(RuntimeError, match="5 of 5 items have 4 equal log-probabilities"):
+        score(model, tokenizer, ITEMS)

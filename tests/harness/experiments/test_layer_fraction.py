@@ -18,7 +18,8 @@ def add(made, fraction, layers, seed=0, peak=None, **answers):
     made.add(cell(fraction, seed), layers, k=max_layers(fraction, 4), **answers)
     if peak is not None:
         training = TrainOutcome(
-            trainable_parameters=1, total_parameters=1, adapter_bytes=10, optimizer_steps=1, tokens=1, truncated_rows=0,
+            trainable_parameters=1, total_parameters=1, adapter_bytes=10, optimizer_steps=1, tokens=1,
+            truncated_rows=0, control_text_rows=0,
             seconds=1.0, tokens_per_second=1.0, peak_bytes=peak, peak_kind="made", loss_curve=[], learning_rate=1.0,
         )  # fmt: skip
         made.records[-1] = made.records[-1].model_copy(update={"training": training})

@@ -46,7 +46,7 @@ class Reads:
         for row in rows:
             with torch.no_grad():
                 self.model(tokens(row))
-            self.read.append(row.prompt)
+            self.read.append(row.prompt or "")
         return pd.DataFrame({"nll": 0.0, "tokens": 1, "tokens_read": [tokens(row).numel() for row in rows]})
 
 

@@ -73,8 +73,8 @@ class Run:
 def training(**changes: Any) -> TrainOutcome:
     content = {
         "trainable_parameters": 10, "total_parameters": 100, "adapter_bytes": 40, "optimizer_steps": 40,
-        "tokens": 4000, "truncated_rows": 0, "seconds": 2.0, "tokens_per_second": 2000.0, "peak_bytes": 1,
-        "peak_kind": "cuda", "loss_curve": PILOT_CURVE, "learning_rate": 1e-2,
+        "tokens": 4000, "truncated_rows": 0, "control_text_rows": 0, "seconds": 2.0, "tokens_per_second": 2000.0,
+        "peak_bytes": 1, "peak_kind": "cuda", "loss_curve": PILOT_CURVE, "learning_rate": 1e-2,
     }  # fmt: skip
     return TrainOutcome.model_validate(content | changes)
 

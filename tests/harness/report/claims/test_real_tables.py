@@ -63,7 +63,8 @@ def swept_over(made, fractions: list[float]) -> Any:
         k = round(4 * dict(cell.varied)["selection.layer_fraction"])
         results.add(cell, range(k), nll=ROW_NLL + (1.0 if k == 1 else 0.0) + 0.001 * k, k=k)
         training = TrainOutcome(
-            trainable_parameters=k, total_parameters=9, adapter_bytes=10, optimizer_steps=1, tokens=1, truncated_rows=0,
+            trainable_parameters=k, total_parameters=9, adapter_bytes=10, optimizer_steps=1, tokens=1,
+            truncated_rows=0, control_text_rows=0,
             seconds=1.0, tokens_per_second=1.0, peak_bytes=1000 + 50 * k + noise, peak_kind="made", loss_curve=[],
             learning_rate=1.0,
         )  # fmt: skip
