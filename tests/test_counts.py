@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def smollm():
-    model, _ = base_model.load(profiles.load("smollm2-135m").model)
+    model = base_model.load_model(profiles.load("smollm2-135m").model)
     return model
 
 

@@ -38,7 +38,7 @@ class TeacherSource:
     layer. A random model has learned no prose: its loss on prose says what each layer would have to learn.
 
     Args:
-        load: model settings -> (model, tokenizer).
+        load_model: model settings -> model.
         byte_tokenizer: returns the tokenizer of a random model.
 
     Raises:
@@ -47,14 +47,14 @@ class TeacherSource:
 
     kind: Literal["hub", "folder", "embedded", "teacher"] = "teacher"
 
-    def __init__(self, settings: Settings, load: Callable[..., Any], byte_tokenizer: Callable[[], Any]):
+    def __init__(self, settings: Settings, load_model: Callable[..., Any], byte_tokenizer: Callable[[], Any]):
         if settings.model.source != "random" or settings.model.path is not None:
             raise UsageError(
                 "data.source is 'teacher', but the model is not a random one: only the byte tokenizer of "
                 "model.source 'random' reads sampled text back as the same tokens"
             )
         self.settings = settings
-        self._load = load
+        self._load_model = load_model
         self._byte_tokenizer = byte_tokenizer
         self.revisions: dict[str, str] = {}
 
@@ -104,7 +104,7 @@ class TeacherSource:
     @cached_property
     def base(self) -> Any:
         """Return the base model on the CPU, so that an accelerator does not change the rows."""
-        return self._load(self.settings.model)[0].cpu()
+        return self._load_model(self.settings.model).cpu()
 
     @cached_property
     def teacher(self) -> Any:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,48 +51,58 @@ def locate(settings: ModelSettings) -> ModelRef:
     return _from_hub(settings)
 
 
-def load(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model and its tokenizer. The model is in evaluation mode, on the accelerator where there is one."""
+def load_model(settings: ModelSettings) -> PreTrainedModel:
+    """Load the model, in evaluation mode, on the accelerator where there is one."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    if settings.source == "random" and settings.path is None:
-        model, tokenizer = _random_model(settings), byte_tokenizer()
+    if _is_random(settings):
+        model = _random_model(settings)
     else:
         folder = locate(settings).folder or _dequantised(settings)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval()  # pyright: ignore[reportArgumentType]
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer. It pads with EOS where it has no padding token."""
+    from transformers import AutoTokenizer
+
+    if _is_random(settings):
+        return byte_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(locate(settings).folder or _dequantised(settings))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType, reportReturnType]
+    return tokenizer
+
+
+def _is_random(settings: ModelSettings) -> bool:
+    return settings.source == "random" and settings.path is None
 
 
 class BaseModel:
-    """The base model and its tokenizer, loaded at first use. Code that changes the model must undo the change."""
+    """The base model and its tokenizer, each loaded at first use. Code that changes the model must undo the change."""
 
     def __init__(self, settings: ModelSettings, progress: Callable[[str], None]):
         self.settings = settings
         self._progress = progress
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: Any = None
 
-    @property
-    def model(self) -> Any:
-        return self._load()[0]
-
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
-        return self._load()[1]
+        return load_tokenizer(self.settings)
 
     def forget(self) -> None:
         """Load the model afresh at its next use, because something may have been left on it."""
         self._loaded = None
 
-    def _load(self) -> tuple[Any, Any]:
-        """Load both at the first call. Raises UsageError where the weights do not have the shape in the settings."""
+    @property
+    def model(self) -> Any:
+        """Load the model at the first call. Raises UsageError where the weights do not have the settings' shape."""
         if self._loaded is None:
             self._progress(f"loading {self.settings.id}")
-            model, tokenizer = load(self.settings)
+            model = load_model(self.settings)
             planned = {name: p.shape for name, p in on_meta(self.settings).named_parameters()}
             loaded = {name: p.shape for name, p in model.named_parameters()}
             if planned != loaded:
@@ -101,7 +111,7 @@ class BaseModel:
                     f"the weights of {self.settings.id} do not have the shape of the profile's [model.config]: "
                     f"{', '.join(odd[:3])} differ"
                 )
-            self._loaded = model, tokenizer
+            self._loaded = model
         return self._loaded
 
 

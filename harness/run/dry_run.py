@@ -247,6 +247,8 @@ def dry_plan(resolved: ResolvedCell) -> tuple[DryInputs, AdapterPlan, dict[int |
 
 def plan_cell(resolved: ResolvedCell) -> CellPlan:
     """Tell what one cell would do. Raises UsageError for a cell that cannot work."""
+    if weights_at_hand(resolved.session):
+        resolved.session.check_tokens()
     inputs, plan, counts = dry_plan(resolved)
     asked = dict(inputs.asked)
     done = dict(inputs.done)

@@ -107,7 +107,7 @@ class Session:
         if self.settings.data.source == "teacher":
             from floe_bench.harness.data.planted_teacher import TeacherSource
 
-            return TeacherSource(self.settings, base_model.load, base_model.byte_tokenizer)
+            return TeacherSource(self.settings, base_model.load_model, base_model.byte_tokenizer)
         return open_source(self.settings.data)
 
     def mix(self, name: str) -> MixData:
@@ -131,6 +131,10 @@ class Session:
     def text_digest(self) -> str:
         """Return the digest of `text`."""
         return digest([[row.completion for row in side] for side in self.text])
+
+    def check_tokens(self) -> None:
+        """Raise UsageError where tokenizer, template and window do not fit. Reads the tokenizer, but no weights."""
+        _ = self.row_encoder
 
     @cached_property
     def row_encoder(self) -> RowEncoder:

@@ -41,7 +41,7 @@ def _model_identity(session: Session) -> dict[str, Any]:
     return {
         "model": session.model_ref.identity,
         "dtype": settings.model.dtype,
-        "encoding": [settings.model.prompt_format, settings.data.max_length],
+        "encoding": [settings.model.prompt_format, settings.data.max_length, vars(session.row_encoder.template)],
         "versions": versions(),
         "engine": digest(engine()),
     }

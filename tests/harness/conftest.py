@@ -20,7 +20,7 @@ def tiny_settings() -> Settings:
 @pytest.fixture
 def tiny(tiny_settings):
     """(model, tokenizer), fresh for each test."""
-    return base_model.load(tiny_settings.model)
+    return base_model.load_model(tiny_settings.model), base_model.load_tokenizer(tiny_settings.model)
 
 
 @pytest.fixture(scope="session")

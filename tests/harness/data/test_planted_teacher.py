@@ -29,7 +29,7 @@ COMPLETION = slice(16, 16 + 24)
 
 
 def teacher_of(settings: Settings) -> TeacherSource:
-    return TeacherSource(settings, base_model.load, base_model.byte_tokenizer)
+    return TeacherSource(settings, base_model.load_model, base_model.byte_tokenizer)
 
 
 def source(**teacher) -> TeacherSource:
@@ -178,7 +178,7 @@ def test_an_adapter_on_the_planted_layers_can_be_the_teacher():
         layers_to_transform=list(PLANTED),
         task_type="CAUSAL_LM",
     )
-    student = wrap(base_model.load(teacher.settings.model)[0].cpu(), config, True)
+    student = wrap(base_model.load_model(teacher.settings.model).cpu(), config, True)
     with torch.no_grad():
         for name, change in teacher.changes.items():
             U, S, Vh = torch.linalg.svd(change)

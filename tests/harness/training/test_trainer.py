@@ -83,7 +83,7 @@ def test_resumes_to_the_very_weights_of_an_uninterrupted_training(stop_after, ti
     from floe_bench.harness.model import base as base_model
 
     def fresh():
-        return adapted(base_model.load(tiny_settings.model)[0])
+        return adapted(base_model.load_model(tiny_settings.model))
 
     whole = fresh()
     expected = train(whole, job(tiny_examples, tmp_path / "whole", checkpoint_steps=2))
@@ -114,7 +114,7 @@ def test_checkpointing_gives_the_same_weights_and_recomputes_no_layer_below_the_
 ):
     trained, calls = [], []
     for checkpointing in (False, True):
-        model, _ = base_model.load(tiny_settings.model)
+        model = base_model.load_model(tiny_settings.model)
         torch.manual_seed(0)
         adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["up_proj"], layers_to_transform=[2, 3]))
         seen = [0] * 4

@@ -21,7 +21,7 @@ M, LAYERS = 3, (0, 2)
 
 def adapted(num_experts: int = M, **config: Any) -> Any:
     """The tiny model with a MoE-LoRA adapter of random weights on the down projections of two layers."""
-    model, _ = base_model.load(profiles.load("tiny").model)
+    model = base_model.load_model(profiles.load("tiny").model)
     config = {"r": 2, "target_modules": ["down_proj"], "layers_to_transform": list(LAYERS)} | config
     wrapped = adapters.wrap(model, MoeLoraConfig(num_experts=num_experts, **config), float32=True)
     torch.manual_seed(0)
