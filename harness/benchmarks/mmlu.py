@@ -96,7 +96,7 @@ def _items(shared: Session, subjects: int, questions: int, shots: int) -> list[d
     """Return questions and exemplars. The embedded questions are each other's exemplars."""
     embedded = shared.source.kind == "embedded"
     inputs: Any = SimpleNamespace(source=shared.source, settings=shared.settings)
-    found = _mmlu.items(inputs, fewshot=bool(shots) and not embedded)
+    found = _mmlu.items(inputs, num_fewshot=0 if embedded else shots)
     if shots and embedded:
         found += [{**item, "split": "dev"} for item in _mmlu.embedded()]
     by_subject: dict[str, dict[str, list[dict[str, Any]]]] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Columns = Sequence[str] | Mapping[str, type]
 """Columns of text, or columns with their types."""
+
+Complaint = Callable[[dict[str, Any]], str | None]
+"""Says what is wrong with a row, if anything. The source adds where the row is."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class RowSource(Protocol):
     kind: Literal["hub", "folder", "embedded", "teacher"]
     revisions: dict[str, str]
 
-    def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterable[dict[str, Any]]:
-        """Return raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub`.
+    def read(
+        self, file: str, hub: str, columns: Columns, complaint: Complaint | None = None, **hub_options: Any
+    ) -> Iterable[dict[str, Any]]:
+        """Return raw rows of `<file>.jsonl` or another format of `data.row_files`, or of the hub dataset `hub`.
 
-        Every row has at least `columns`. `hub_options` go to `load_dataset`.
-        Raises UsageError where the file or a column is missing.
+        Every row has at least `columns`, and no complaint. `hub_options` go to `load_dataset`.
+        Raises UsageError where the file or a column is missing, or a row is broken.
         """
         ...
 

@@ -16,6 +16,9 @@ from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import digest
 from floe_bench.harness.spec.settings import DataSettings, Settings
 
+SHORTEST_PASSAGE = 400
+"""Characters of a passage of plain text."""
+
 
 @dataclass(frozen=True)
 class MixData:
@@ -86,12 +89,15 @@ def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
     for row in kept.values():
         (validation if _is_validation(_side_text(row), settings.validation_fraction) else train).append(row)
     counts |= {"train_available": len(train), "validation_available": len(validation)}
+    dropped = (
+        f"of {counts['read']} rows read, {counts['empty_completion']} have no reply and {counts['repeated']} repeat"
+    )
     return MixData(
-        _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows, but data.train_rows"),
+        _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows ({dropped}), but data.train_rows"),
         _capped(
             validation,
             settings.validation_rows,
-            f"mix '{name}' has {{}} validation rows, but data.validation_rows",
+            f"mix '{name}' has {{}} validation rows ({dropped}), but data.validation_rows",
         ),
         counts,
     )
@@ -100,14 +106,24 @@ def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
 def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], list[Row]]:
     """Return plain text for Taylor importance, and other passages for measuring forgetting.
 
+    Drops repeats and passages of fewer than SHORTEST_PASSAGE characters: a heading says little of a model. A teacher's
+    passages have the length that was asked for, and all stay.
+
     Raises:
         UsageError: a side has fewer passages than `pretrain_rows`.
     """
-    passages = {row.completion: row for row in source.mix("pretrain") if row.completion.strip()}
+    rows = list(source.mix("pretrain"))
+    shortest = 1 if source.kind == "teacher" else SHORTEST_PASSAGE
+    long = [row for row in rows if len(row.completion.strip()) >= shortest]
+    passages = {row.completion: row for row in long}
     sides: tuple[list[Row], list[Row]] = ([], [])
     for text, row in passages.items():
         sides[_is_validation(text, 0.5)].append(row)
-    message = "the pre-training text has {} passages on one side of its split, but data.pretrain_rows"
+    dropped = (
+        f"of {len(rows)} passages read, {len(rows) - len(long)} are shorter than {shortest} characters and "
+        f"{len(long) - len(passages)} repeat"
+    )
+    message = f"the pre-training text has {{}} passages on one side of its split ({dropped}), but data.pretrain_rows"
     calibration, held_out = (_capped(side, settings.pretrain_rows, message) for side in sides)
     return calibration, held_out
 

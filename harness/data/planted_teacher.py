@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from floe_bench.harness import registry
-from floe_bench.harness.contracts.rows import Columns, Row
+from floe_bench.harness.contracts.rows import Columns, Complaint, Row
 from floe_bench.harness.data import tokens
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.floe.decoder import decoder_layers
@@ -58,7 +58,7 @@ class TeacherSource:
         self._byte_tokenizer = byte_tokenizer
         self.revisions: dict[str, str] = {}
 
-    def read(self, file: str, hub: str, columns: Columns, **_: Any) -> NoReturn:
+    def read(self, file: str, hub: str, columns: Columns, complaint: Complaint | None = None, **_: Any) -> NoReturn:
         """Raise UsageError: a teacher has no files, so no benchmark questions either."""
         raise UsageError(
             f"data.source is 'teacher', which has no {file}: it samples mixes and plain text only; "

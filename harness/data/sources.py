@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from floe_bench.harness import registry
-from floe_bench.harness.contracts.rows import Columns, Row, RowSource
+from floe_bench.harness.contracts.rows import Columns, Complaint, Row, RowSource
+from floe_bench.harness.data import row_files
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import PACKAGE
 from floe_bench.harness.spec.settings import DataSettings
@@ -27,43 +25,32 @@ class _Mixes:
 
 
 class FolderSource(_Mixes):
-    """JSON Lines files in one folder, plain or gzip-compressed."""
+    """Files of rows in one folder (`data.row_files`)."""
 
     def __init__(self, folder: Path, kind: Literal["folder", "embedded"] = "folder"):
         self.kind: Literal["hub", "folder", "embedded", "teacher"] = kind
         self.folder = folder
         self.revisions: dict[str, str] = {}
 
-    def read(self, file: str, hub: str, columns: Columns, **_: Any) -> Iterator[dict[str, Any]]:
-        """Yield the rows of `<file>.jsonl` or `<file>.jsonl.gz`.
+    def read(
+        self, file: str, hub: str, columns: Columns, complaint: Complaint | None = None, **_: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of the file.
 
         Raises:
-            UsageError: a file or column is missing, or a line is broken. The message names file and line.
+            UsageError: a file or column is missing, or a row is broken. The message names file and line.
         """
-        path = self._find(file)
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            number = 0
+        path = row_files.find(self.folder, file)
+        rows = row_files.read(path, _types(columns))
+        while True:  # a consumer's own ValueError is not the file's
             try:
-                for number, line in enumerate(lines, 1):
-                    row = json.loads(line.decode())
-                    _check_columns(row, columns, f"{path}, line {number}")
-                    yield row
-            except (ValueError, OSError, EOFError, zlib.error) as error:
-                place = number if isinstance(error, ValueError) else number + 1
-                raise UsageError(f"{path}, line {place}: not a line of JSON in UTF-8 ({error})") from None
-
-    def _find(self, file: str) -> Path:
-        """Return the path of the file. Raises UsageError where it or the folder is missing."""
-        for path in (self.folder / f"{file}.jsonl", self.folder / f"{file}.jsonl.gz"):
-            if path.is_file():
-                return path
-        if not self.folder.is_dir():
-            raise UsageError(f"data folder {self.folder}: there is no such folder")
-        there = sorted(path.name for path in self.folder.glob("*.jsonl*"))
-        raise UsageError(
-            f"data folder {self.folder}: {file}.jsonl or {file}.jsonl.gz is missing; "
-            f"there: {', '.join(there) or 'no *.jsonl* at all'}"
-        )
+                place, row = next(rows)
+            except StopIteration:
+                return
+            except ValueError as error:
+                raise UsageError(f"{path}, {error}") from None
+            _check(row, columns, complaint, f"{path}, {place}")
+            yield row
 
 
 class HubSource(_Mixes):
@@ -75,7 +62,9 @@ class HubSource(_Mixes):
         self.pinned = pinned
         self.revisions: dict[str, str] = {}
 
-    def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterator[dict[str, Any]]:
+    def read(
+        self, file: str, hub: str, columns: Columns, complaint: Complaint | None = None, **hub_options: Any
+    ) -> Iterator[dict[str, Any]]:
         """Yield the rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
         from datasets import load_dataset
         from datasets.exceptions import DatasetsError
@@ -87,7 +76,7 @@ class HubSource(_Mixes):
         except (OSError, ValueError, DatasetsError) as error:
             raise UsageError(f"the hub dataset {hub} cannot be read: {error}") from error
         for number, row in enumerate(rows, 1):
-            _check_columns(row, columns, f"hub dataset {hub}, row {number}")
+            _check(row, columns, complaint, f"hub dataset {hub}, row {number}")
             yield dict(row)
 
     def _resolve(self, hub: str) -> str:
@@ -120,16 +109,25 @@ def open_source(settings: DataSettings) -> RowSource:
     return HubSource(settings.revisions)
 
 
-def _check_columns(row: Any, columns: Columns, place: str) -> None:
-    """Raise UsageError unless the row is an object that has the columns, with values of their types."""
+def _types(columns: Columns) -> Mapping[str, type]:
+    return columns if isinstance(columns, Mapping) else dict.fromkeys(columns, str)
+
+
+def _check(row: Any, columns: Columns, complaint: Complaint | None, place: str) -> None:
+    """Raise UsageError unless the row is an object that has the columns, with values of their types.
+
+    A truth value is no number.
+    """
     if not isinstance(row, dict):
         raise UsageError(f"{place}: a JSON object was expected, not {type(row).__name__}")
-    types = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, str)
-    for column, expected in types.items():
+    for column, expected in _types(columns).items():
         if column not in row:
             raise UsageError(
                 f"{place}: {unknown('column', column, row)}".replace("unknown column", "there is no column")
             )
-        if not isinstance(row[column], expected):
+        if not isinstance(row[column], expected) or (isinstance(row[column], bool) and expected is not bool):
             found = "null" if row[column] is None else type(row[column]).__name__
             raise UsageError(f"{place}: column '{column}' is {found}; {expected.__name__} was expected")
+    problem = complaint(row) if complaint else None
+    if problem:
+        raise UsageError(f"{place}: {problem}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from floe_bench import EvaluationInputs, Score, Scored, UsageError
+from floe_bench.harness.errors import unknown
 
 COLUMNS = {"subject": str, "question": str, "choices": list, "answer": int}
 
@@ -28,18 +30,23 @@ MEDICAL = (
 """The MMLU subjects in MultiMedQA (Singhal et al., arXiv 2212.13138)."""
 
 
-def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
-    """Return the questions to score (split "test") and, with `fewshot`, the exemplars (split "dev").
+LEAST_DIFFERENT = 3
+"""Of a question's four choices. Nine of the 14,042 published questions repeat one."""
+
+
+def items(inputs: EvaluationInputs, num_fewshot: int) -> list[dict[str, Any]]:
+    """Return the questions to score (split "test") and, for a few-shot form, the exemplars (split "dev").
 
     The embedded questions are those of lm-eval's wheel. `questions_per_subject` keeps a subject's first
     questions by content hash. They are the same on every machine and from every source.
 
     Raises:
-        UsageError: exemplars are wanted of the embedded questions, which are themselves the dev rows.
+        UsageError: a row is no MMLU question, there is none, a subject has too few exemplars, or exemplars are wanted
+            of the embedded questions, which are themselves the dev rows.
     """
     source = inputs.source
     if source.kind == "embedded":
-        if fewshot:
+        if num_fewshot:
             raise UsageError(
                 "few-shot MMLU needs the dev questions as exemplars, and they are all that is embedded: "
                 "give --data-dir, or choose the 0-shot form"
@@ -47,22 +54,46 @@ def items(inputs: EvaluationInputs, fewshot: bool) -> list[dict[str, Any]]:
         test, dev = list(embedded()), []
     else:
         test = _read(inputs, "test")
-        dev = _read(inputs, "dev") if fewshot else []
+        dev = _read(inputs, "dev") if num_fewshot else []
+    if not test:
+        raise UsageError("mmlu_test holds no question")
+    exemplars = Counter(row["subject"] for row in dev)
+    for subject in sorted({row["subject"] for row in test}):
+        if exemplars[subject] < num_fewshot:
+            raise UsageError(
+                f"mmlu_dev holds {exemplars[subject]} questions of {subject}, and {num_fewshot} are shown before each "
+                "question of mmlu_test: add some, or choose the 0-shot form"
+            )
     return _first_questions(test, inputs.settings.eval.questions_per_subject) + dev
 
 
 def _read(inputs: EvaluationInputs, split: str) -> list[dict[str, Any]]:
     """Read the rows of a split. Raises UsageError for a row that is no MMLU question."""
-    rows = inputs.source.read(file=f"mmlu_{split}", hub="cais/mmlu", columns=COLUMNS, name="all", split=split)
-    found = [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
-    known = categories()
-    for number, row in enumerate(found, 1):
-        if len(row["choices"]) != 4 or row["answer"] not in range(4) or row["subject"] not in known:
-            raise UsageError(
-                f"mmlu_{split}, row {number}: one of MMLU's subjects, four choices and an answer from 0 to 3 "
-                "were expected"
-            )
-    return found
+    rows = inputs.source.read(
+        file=f"mmlu_{split}", hub="cais/mmlu", columns=COLUMNS, complaint=_complaint, name="all", split=split
+    )
+    return [{column: row[column] for column in COLUMNS} | {"split": split} for row in rows]
+
+
+def _complaint(row: dict[str, Any]) -> str | None:
+    """Say why the row is no MMLU question, if it is none."""
+    if row["subject"] not in _subjects():
+        return str(unknown("subject", row["subject"], _subjects()))
+    if not row["question"].strip():
+        return "the question is empty"
+    choices = row["choices"]
+    if len(choices) != 4 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        return f"four choices of text were expected, none empty, not {str(choices)[:200]}"
+    if len(set(choices)) < LEAST_DIFFERENT:
+        return f"the choices {str(choices)[:200]} are the same"
+    if row["answer"] not in range(4):
+        return f"an answer from 0 to 3 was expected, not {row['answer']}"
+    return None
+
+
+@cache
+def _subjects() -> frozenset[str]:
+    return frozenset(categories())
 
 
 def _first_questions(rows: list[dict[str, Any]], n: int | None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from floe_bench.tasks.evals import _mmlu
 
 
 def items(inputs: EvaluationInputs) -> list[dict[str, Any]]:
-    return _mmlu.items(inputs, fewshot=True)
+    return _mmlu.items(inputs, num_fewshot=5)
 
 
 def score(inputs: EvaluationInputs, items: list[dict[str, Any]]) -> Scored:

@@ -1,6 +1,7 @@
 """Plain prose, for Taylor importance and for measuring forgetting; not an instruction mix."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from floe_bench import Row, RowSource
 
@@ -8,7 +9,6 @@ PUBLISHED_SIZE = (3_249, 250)  # rows, mean tokens of prompt and completion: for
 
 
 def rows(source: RowSource) -> Iterator[Row]:
-    options = {"name": "wikitext-2-raw-v1"} if source.kind == "hub" else {}
+    options: dict[str, Any] = {"name": "wikitext-2-raw-v1"} if source.kind == "hub" else {}
     for raw in source.read("pretrain", hub="Salesforce/wikitext", columns=("text",), **options):
-        if len(raw["text"]) >= 400:
-            yield Row(None, raw["text"].strip(), domain="pretrain", task=raw.get("source", ""))
+        yield Row(None, raw["text"].strip(), domain="pretrain", task=raw.get("source", ""))

@@ -90,9 +90,9 @@ def test_medical_on_the_hub_is_two_data_sets():
     ]
 
 
-def test_pretrain_is_prose_without_prompt_and_without_scraps():
+def test_pretrain_is_text_without_a_prompt():
     long = " It was a dark and stormy night." * 20
-    source = Raw({"pretrain": [{"text": long, "source": "c4"}, {"text": " = Heading = "}, {"text": long + "x"}]})
+    source = Raw({"pretrain": [{"text": long, "source": "c4"}, {"text": long + "x"}]})
     assert list(source.mix("pretrain")) == [
         Row(None, long.strip(), "pretrain", "c4"),
         Row(None, long.strip() + "x", "pretrain", ""),

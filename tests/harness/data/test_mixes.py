@@ -184,6 +184,24 @@ def test_empty_completions_and_repeats_are_dropped_and_counted():
 # --- caps -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (made(1) * 120, r"training rows \(of 120 rows read, 0 have no reply and 119 repeat\)"),
+        ([Row(f"q {i}", " ", "a") for i in range(120)], r"training rows \(of 120 rows read, 120 have no reply and 0"),
+    ],
+)
+def test_too_few_rows_say_what_was_read_and_dropped(rows, said):
+    with pytest.raises(UsageError, match=said):
+        split(rows, train_rows=10)
+
+
+def test_too_few_passages_say_how_many_were_too_short():
+    short = [Row(None, f"passage {i}", "pretrain") for i in range(90)]
+    with pytest.raises(UsageError, match=r"0 passages .*of 91 passages read, 91 are shorter than 400 characters and 0"):
+        mixes.split_text(Listed([*short, Row(None, "x" * 399, "pretrain")]), settings(pretrain_rows=1))
+
+
 def test_rows_with_an_empty_prompt_are_counted_and_lie_on_both_sides():
     """Each by its completion: 200 rows with a share of 0.2 on one side, within four standard deviations."""
     rows = [Row(" " * (i % 2), f"answer {i}", "a") for i in range(200)]
@@ -219,8 +237,8 @@ def test_a_cap_keeps_whole_rows_of_its_own_side():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train_rows": 100}, r"mix 'any' has \d+ training rows, but data\.train_rows asks for 100"),
-        ({"validation_rows": 100}, r"mix 'any' has \d+ validation rows, but data\.validation_rows asks for 100"),
+        ({"train_rows": 100}, r"mix 'any' has \d+ training rows \(.*\), but data\.train_rows asks for 100"),
+        ({"validation_rows": 100}, r"mix 'any' has \d+ validation rows \(.*\), but data\.validation_rows asks for 100"),
     ],
 )
 def test_too_few_rows_are_a_usage_error(values, message):
@@ -237,11 +255,11 @@ def test_a_mix_without_rows_is_a_usage_error():
 
 
 def passages(n):
-    return [Row(None, f"passage {i}", "pretrain") for i in range(n)]
+    return [Row(None, f"passage {i} ".ljust(mixes.SHORTEST_PASSAGE, "x"), "pretrain") for i in range(n)]
 
 
 def test_plain_text_is_split_in_two():
-    rows = [*passages(100), passages(1)[0], Row(None, "  ", "pretrain")]
+    rows = [*passages(100), passages(1)[0], Row(None, "  ", "pretrain"), Row(None, "a heading", "pretrain")]
     calibration, held_out = mixes.split_text(Listed(rows), settings(pretrain_rows=30))
     assert (len(calibration), len(held_out)) == (30, 30)
     assert not set(calibration) & set(held_out)

@@ -1,16 +1,21 @@
 """Raw rows, from files and from the hub, and what is said where they are broken."""
 
+import codecs
 import gzip
+import io
 import json
+import re
 from types import SimpleNamespace
 
 import datasets
 import httpx2
 import huggingface_hub
+import pandas as pd
 import pytest
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
 
+from floe_bench.harness.data import row_files
 from floe_bench.harness.data.sources import EMBEDDED, FolderSource, HubSource, open_source
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.spec.profiles import load
@@ -47,6 +52,115 @@ def test_the_last_line_may_lack_its_end(tmp_path):
     assert read(tmp_path) == ROWS
 
 
+@pytest.mark.parametrize("blank", [b"\n", b"  \r\n", b"\t\n\n"])
+def test_blank_lines_are_no_rows(tmp_path, blank):
+    lines = lines_of(ROWS).splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_bytes(blank.join([b"", *lines, b""]))
+    assert read(tmp_path) == ROWS
+
+
+@pytest.mark.parametrize("content", [lines_of(ROWS), lines_of(ROWS).replace(b"\n", b"\r\n")], ids=["lf", "crlf"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["", "bom"])
+def test_line_ends_and_a_byte_order_mark_are_no_text(tmp_path, content, mark):
+    (tmp_path / "rows.jsonl").write_bytes(mark + content)
+    assert read(tmp_path) == ROWS
+
+
+def in_format(extension: str, rows) -> bytes:
+    """The rows as pandas or json writes them."""
+    frame = pd.DataFrame(rows)
+    buffer = io.BytesIO()
+    if extension == ".parquet":
+        frame.to_parquet(buffer)
+    elif extension.startswith(".csv"):
+        frame.to_csv(buffer, index=False)
+    elif extension.startswith(".jsonl"):
+        return lines_of(rows)
+    else:
+        return json.dumps(rows, indent=1).encode()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["", "bom"])
+@pytest.mark.parametrize("extension", row_files.EXTENSIONS)
+def test_every_format_gives_the_same_rows(tmp_path, extension, mark):
+    rows = [*ROWS, {"text": 'quoted "text",\nof two lines', "label": "x" * 200_000}]
+    content = in_format(extension, rows)
+    content = content if extension == ".parquet" else mark + content
+    (tmp_path / f"rows{extension}").write_bytes(gzip.compress(content) if extension.endswith(".gz") else content)
+    assert read(tmp_path, ("text", "label")) == rows
+
+
+def test_an_array_under_the_name_of_json_lines_is_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS))
+    assert read(tmp_path) == ROWS
+
+
+@pytest.mark.parametrize("other", [extension for extension in row_files.EXTENSIONS if extension != ".jsonl"])
+def test_two_files_of_one_name_are_refused(tmp_path, other):
+    for extension in (".jsonl", other):
+        (tmp_path / f"rows{extension}").touch()
+    with pytest.raises(UsageError, match=rf"rows\.jsonl and rows{re.escape(other)} are both there"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.json", b'[{"text": "a"},\n{"text": "b"]', "line 2: not a JSON array of rows"),
+        ("rows.json", rb'[{"text": "\ud800"}]', "line 1: not a JSON array of rows"),
+        ("rows.json", b"[" * 100_000, "line 1: not a JSON array of rows"),
+        ("rows.json", b'[{"text": ""}, 7]', "row 2: a JSON object was expected, not int"),
+        ("rows.csv", b"text,label\na,b\nc\n", "line 3: not CSV in UTF-8 .1 values, and the header names 2 columns"),
+        ("rows.csv", b"text,label\na,b,c\n", "line 2: not CSV in UTF-8 .3 values"),
+        ("rows.csv", b"text,text\na,b\n", "line 1: not CSV in UTF-8 .column 'text' stands twice"),
+        ("rows.csv", b"text\n\xff\n", "line 1: not CSV in UTF-8"),
+        ("rows.csv", b'text\n"open\n', "not CSV in UTF-8 .unexpected end of data"),
+        ("rows.parquet", b"PAR1 no more", "row 1: not Parquet"),
+        ("rows.parquet", b"", "row 1: not Parquet"),
+        ("rows.json.gz", b"no gzip", "line 1: "),
+        ("rows.csv.gz", gzip.compress(b"text\na\n")[:-6], "not CSV in UTF-8"),
+    ],
+)
+def test_what_is_broken_is_named_with_its_place(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(tmp_path / name))}, .*{said}") as refusal:
+        read(tmp_path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_cut_parquet_file_is_refused(tmp_path):
+    content = in_format(".parquet", ROWS)
+    for size in range(0, len(content), 97):
+        (tmp_path / "rows.parquet").write_bytes(content[:size])
+        with pytest.raises(UsageError, match="not Parquet"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["true", "null", "1.5", '"2"', "[2]"])
+def test_a_number_is_a_number_and_nothing_else(tmp_path, value):
+    (tmp_path / "rows.jsonl").write_text(f'{{"n": 1}}\n{{"n": {value}}}\n')
+    with pytest.raises(UsageError, match=r"line 2: column 'n' is \w+; int was expected"):
+        read(tmp_path, {"n": int})
+
+
+def test_csv_holds_numbers_and_lists_as_json(tmp_path):
+    (tmp_path / "rows.csv").write_text('n,list,text\n2,"[""a"", ""b""]",7\n')
+    types = {"n": int, "list": list, "text": str}
+    assert read(tmp_path, types) == [{"n": 2, "list": ["a", "b"], "text": "7"}]
+    (tmp_path / "rows.csv").write_text("n,list,text\ntwo,[],7\n")
+    with pytest.raises(UsageError, match="line 2: column 'n' is str; int was expected"):
+        read(tmp_path, types)
+
+
+def test_a_readers_complaint_is_said_with_the_place(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(lines_of(ROWS))
+    rows = FolderSource(tmp_path).read("rows", "", ("text",), lambda row: "too odd" if row == ROWS[2] else None)
+    assert [next(rows), next(rows)] == ROWS[:2]
+    with pytest.raises(UsageError, match=r"rows\.jsonl, line 3: too odd"):
+        next(rows)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UsageError, match=rf"{tmp_path / 'nowhere'}: there is no such folder"):
         read(tmp_path / "nowhere")
@@ -73,7 +187,17 @@ def test_a_missing_column_is_named_with_file_line_and_nearest(tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize(
-    "broken", [b'{"text": "cut of\n', b'{"text": "\xff\xfe"}\n', b"\n"], ids=["json", "utf8", "blank"]
+    "broken",
+    [
+        b'{"text": "cut of\n',
+        b'{"text": "\xff\xfe"}\n',
+        rb'{"text": "half \ud800 a character"}' + b"\n",
+        rb'{"text": "", "other": [{"\udc00": 1}]}' + b"\n",
+        b'{"text": "", "other": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        b'{"text": "", "other": NaN}\n',
+        b'{"text": "one", "text": "two"}\n',
+    ],
+    ids=["json", "utf8", "surrogate", "surrogate in a key", "deep", "nan", "twice"],
 )
 @pytest.mark.parametrize("line", [1, 3, 2001])
 def test_a_broken_line_is_named_by_its_number(tmp_path, packed, broken, line):

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from floe_bench.harness.contracts.score import Score, Scored
+from floe_bench.harness.data.sources import FolderSource
 from floe_bench.harness.errors import UsageError
 from floe_bench.tasks.evals import _mmlu, mmlu_0shot, mmlu_5shot, mmlu_continuation
 
@@ -25,7 +26,7 @@ class Rows:
         self.kind = kind
         self.asked = []
 
-    def read(self, file, hub, columns, **options):
+    def read(self, file, hub, columns, complaint=None, **options):
         self.asked.append((file, hub, tuple(columns), options))
         numbers = range(5) if file == "mmlu_dev" else range(4)
         return [
@@ -80,6 +81,69 @@ def test_no_exemplars_are_read_where_none_are_shown(plugin):
     source = Rows()
     assert {item["split"] for item in plugin.items(inputs(source))} == {"test"}
     assert len(source.asked) == 1
+
+
+GOOD = {"subject": "anatomy", "question": "Why?", "choices": ["a", "b", "c", "d"], "answer": 2}
+
+
+def folder_of(tmp_path, test, dev=()):
+    for name, rows in (("mmlu_test", test), ("mmlu_dev", dev)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return inputs(FolderSource(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"answer": True}, "column 'answer' is bool; int was expected"),
+        ({"answer": None}, "column 'answer' is null"),
+        ({"answer": "C"}, "column 'answer' is str"),
+        ({"answer": 2.0}, "column 'answer' is float"),
+        ({"answer": 4}, "an answer from 0 to 3 was expected, not 4"),
+        ({"answer": -1}, "an answer from 0 to 3 was expected, not -1"),
+        ({"choices": ["a", "b", "c"]}, "four choices of text were expected"),
+        ({"choices": list("abcde")}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", ""]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", " \t"]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", None]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", 4]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", True]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "c", ["d"]]}, "four choices of text were expected"),
+        ({"choices": ["a", "b", "a", "b"]}, "are the same"),
+        ({"choices": "abcd"}, "column 'choices' is str; list was expected"),
+        ({"question": " "}, "the question is empty"),
+        ({"question": 7}, "column 'question' is int"),
+        ({"subject": "anatomie"}, "unknown subject 'anatomie': did you mean anatomy"),
+    ],
+)
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_what_is_no_question_is_refused_with_file_and_line(tmp_path, wrong, said, split):
+    broken = [GOOD] * 5 + [GOOD | wrong]
+    asked = folder_of(tmp_path, *((broken, [GOOD] * 5) if split == "test" else ([GOOD], broken)))
+    with pytest.raises(UsageError, match=rf"mmlu_{split}\.jsonl, line 6: .*{said}"):
+        mmlu_5shot.items(asked)
+
+
+def test_a_choice_may_stand_twice(tmp_path):
+    """As it does in nine published questions."""
+    assert len(mmlu_0shot.items(folder_of(tmp_path, [GOOD | {"choices": ["a", "b", "a", "c"]}]))) == 1
+
+
+def test_a_subject_with_too_few_exemplars_is_named(tmp_path):
+    other = GOOD | {"subject": "astronomy"}
+    asked = folder_of(tmp_path, [GOOD, other], [GOOD] * 5 + [other] * 3)
+    with pytest.raises(UsageError, match="mmlu_dev holds 3 questions of astronomy, and 5 are shown"):
+        mmlu_5shot.items(asked)
+    assert len(mmlu_0shot.items(asked)) == 2
+
+
+def test_no_question_at_all_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="mmlu_test holds no question"):
+        mmlu_0shot.items(folder_of(tmp_path, []))
+
+
+def test_every_published_question_is_taken(data_dir):
+    assert len(mmlu_0shot.items(inputs(FolderSource(data_dir)))) == 14_042
 
 
 def test_a_subset_is_the_same_whatever_the_order_of_the_rows():
