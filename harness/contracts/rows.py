@@ -29,7 +29,7 @@ class RowSource(Protocol):
     def read(self, file: str, hub: str, columns: Columns, **hub_options: Any) -> Iterable[dict[str, Any]]:
         """Return raw rows of `<file>.jsonl[.gz]`, or of the hub dataset `hub`.
 
-        Every row has at least `columns`. `hub_options` go to `load_dataset`.
+        Every row has at least `columns`. `hub_options`: `name`, `split` and `data_files`, as `load_dataset` takes them.
         Raises UsageError where the file or a column is missing.
         """
         ...
