@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from json import JSONDecodeError
 from pathlib import Path
@@ -56,6 +57,7 @@ def snapshot(
         commit = _commit(kind, name, revision, known=cached.name if cached else None)
         if cached and cached.name == commit:
             return cached
+        print(f"fetching {', '.join(wanted or ['all files'])} of {kind} {name} from the hub", file=sys.stderr)
         folder = Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=wanted))
         for file in _faults(kind, name, folder, wanted) or ():
             hf_hub_download(name, file, repo_type=kind, revision=folder.name, force_download=True)
@@ -179,7 +181,7 @@ def _reason(error: Exception, what: str, lack: str) -> str:
         return any(isinstance(cause, kind) for cause in causes)
 
     if is_a(OfflineModeIsEnabled):
-        return f"{what} {lack} in {_cache()}, and HF_HUB_OFFLINE forbids to fetch it: run once without it"
+        return f"{what} {lack} in {_cache()}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to fetch it: run once without"
     if is_a(GatedRepoError):
         return f"{what} is gated ({asked}): accept its licence on its page and run `hf auth login`"
     if status == 404 or is_a(RepositoryNotFoundError):
