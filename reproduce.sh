@@ -15,7 +15,8 @@ profiles=("${profiles[@]%.toml}")
 unset PYTHONHOME PYTHONPATH
 for name in "${!PIP_@}"; do
     case "$name" in
-        PIP_*INDEX* | PIP_FIND_LINKS | PIP_*CERT | PIP_PROXY | PIP_TRUSTED_HOST | PIP_*CACHE_DIR | PIP_CONFIG_FILE) ;;
+        PIP_*INDEX* | PIP_FIND_LINKS | PIP_*CERT | PIP_PROXY | PIP_TRUSTED_HOST | PIP_CONFIG_FILE) ;;
+        PIP_*CACHE_DIR | PIP_*TIMEOUT | PIP_RETRIES) ;;
         *) unset "$name" ;;
     esac
 done
@@ -108,10 +109,11 @@ install() {
 
 pip() {
     "$python" -m pip install --quiet --no-input --disable-pip-version-check "$@" 2>"$log" && return
-    if grep -qi 'connect\|resol.* name\|timed out\|retries exceeded' "$log"; then
+    if tail -n 20 "$log" | grep -qi 'connect\|resol.* name\|timed out\|retries exceeded'; then
+        rm "$stamp" # nothing was cut: the next start goes on from here
         die "no package index can be reached: run again with a network, or name a mirror with PIP_INDEX_URL"
     fi
-    cat "$log" >&2
+    tail -n 20 "$log" >&2
     die "the installation failed, as pip says above: mend that and run the same command again"
 }
 

@@ -215,19 +215,21 @@ def test_a_lock_that_nobody_holds_any_more_does_not_hinder(plain):
 
 
 @pytest.mark.parametrize(
-    ("pip_says", "said"),
+    ("pip_says", "said", "goes_on"),
     [
-        ("NewConnectionError: Failed to establish a new connection: Name or service not known", "no package index"),
-        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "No space left"),
+        ("NewConnectionError: Failed to establish a new connection: Name or service not known", "with a network", True),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "mend that", False),
     ],
+    ids=["network", "disk"],
 )
-def test_a_failed_installation_says_what_to_do(plain, pip_says, said):
+def test_a_failed_installation_says_what_to_do(plain, pip_says, said, goes_on):
     answer = plain.run("tiny", expect=2, BROKEN_PIP=pip_says)
-    assert said in answer and "run" in answer.splitlines()[-1]
+    assert said in answer.splitlines()[-1] and (pip_says in answer) == (not goes_on)
     assert "-P" not in plain.asked[-1]
+    (plain.root / ".venv" / "whole package").touch()
     plain.asked_file.unlink()
     plain.run("tiny")
-    assert plain.installed_once()
+    assert plain.installed_once() and (plain.root / ".venv" / "whole package").exists() == goes_on
 
 
 # --- which Python -----------------------------------------------------------------------------------
