@@ -16,6 +16,7 @@ SOURCES = sorted(path for folder in ("harness", "baselines", "tasks") for path i
 
 LEVELS = (
     ("errors", "files", "floe", "stats"),
+    ("hub",),
     ("spec",),
     ("contracts",),
     ("registry",),

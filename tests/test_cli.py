@@ -61,10 +61,12 @@ def test_libraries_imported_later_are_quiet():
     code = (
         "import sys\nfrom floe_bench.harness.cli.quiet import quiet_libraries\nquiet_libraries()\n"
         "print('transformers' in sys.modules)\nfrom transformers.utils import logging\n"
-        "print(logging.get_verbosity() == logging.ERROR, logging.is_progress_bar_enabled())"
+        "print(logging.get_verbosity() == logging.ERROR, logging.is_progress_bar_enabled())\n"
+        "from transformers.modeling_gguf_pytorch_utils import tqdm\nlist(tqdm(range(3)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert ran.stdout.split() == ["False", "True", "False"]
+    assert ran.stderr == ""
 
 
 def test_list_shows_every_plugin_with_description_and_origin(capsys):

@@ -37,8 +37,8 @@ class RowSource(Protocol):
     ) -> Iterable[dict[str, Any]]:
         """Return raw rows of `<file>.jsonl` or another format of `data.row_files`, or of the hub dataset `hub`.
 
-        Every row has at least `columns`, and no complaint. `hub_options` go to `load_dataset`.
-        Raises UsageError where the file or a column is missing, or a row is broken.
+        Every row has at least `columns`, and no complaint. `hub_options`: `name`, `split` and `data_files`, as
+        `load_dataset` takes them. Raises UsageError where the file or a column is missing, or a row is broken.
         """
         ...
 

@@ -11,9 +11,12 @@ from floe_bench.harness.contracts.rows import Columns, Complaint, Row, RowSource
 from floe_bench.harness.data import row_files
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import PACKAGE
+from floe_bench.harness.hub import snapshot
 from floe_bench.harness.spec.settings import DataSettings
 
 EMBEDDED = PACKAGE / "tasks" / "data"
+CARD = "README.md"
+"""Says which files of a hub dataset hold which configuration and split."""
 
 
 class _Mixes:
@@ -65,37 +68,61 @@ class HubSource(_Mixes):
     def read(
         self, file: str, hub: str, columns: Columns, complaint: Complaint | None = None, **hub_options: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rows of the hub dataset `hub`. Raises UsageError where it cannot be read."""
-        from datasets import load_dataset
+        """Yield the rows of the hub dataset `hub`. Raises UsageError where it cannot be fetched or read."""
         from datasets.exceptions import DatasetsError
+        from yaml import YAMLError
 
-        revision = self._resolve(hub)
-        options = {"split": "train", **hub_options}
         try:
-            rows = load_dataset(hub, revision=revision, **options)
-        except (OSError, ValueError, DatasetsError) as error:
-            raise UsageError(f"the hub dataset {hub} cannot be read: {error}") from error
-        for number, row in enumerate(rows, 1):
-            _check(row, columns, complaint, f"hub dataset {hub}, row {number}")
-            yield dict(row)
+            for number, row in enumerate(self._rows(hub, **hub_options), 1):
+                _check(row, columns, complaint, f"hub dataset {hub}, row {number}")
+                yield dict(row)
+        except (OSError, ValueError, DatasetsError, YAMLError) as error:
+            raise UsageError(f"the hub dataset {hub} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
-    def _resolve(self, hub: str) -> str:
-        """Return the commit of the dataset's pinned or current revision. Raises UsageError where there is none."""
-        from httpx2 import HTTPError
-        from huggingface_hub import HfApi
+    def _rows(
+        self, hub: str, name: str | None = None, split: str = "train", data_files: list[str] | None = None
+    ) -> Iterable[Any]:
+        """Fetch the files of a split, then read them from the hub's cache.
+
+        `load_dataset` is not left to fetch them: where the hub keeps silent, it reads any commit that it read before.
+
+        Args:
+            name: a configuration of the dataset's card.
+            data_files: read these, and not those that the card names.
+        """
+        from datasets import load_dataset
 
         if hub not in self.revisions:
-            try:
-                info = HfApi().dataset_info(hub, revision=self.pinned.get(hub), timeout=30)
-            except (HTTPError, OSError) as error:  # huggingface_hub raises both kinds
-                raise UsageError(
-                    f"the hub dataset {hub} cannot be reached: give a local folder with --data-dir, "
-                    "or run the profile smoke, which needs no hub"
-                ) from error
-            if info.sha is None:
-                raise UsageError(f"the hub names no commit for dataset {hub}: pin one with data.revisions")
-            self.revisions[hub] = info.sha
-        return self.revisions[hub]
+            self.revisions[hub] = snapshot("dataset", hub, self.pinned.get(hub), [CARD]).name
+        commit = self.revisions[hub]
+        wanted = data_files or _card_files(snapshot("dataset", hub, commit, [CARD]) / CARD, name, split)
+        folder = snapshot("dataset", hub, commit, wanted)
+        return load_dataset(str(folder), name, data_files=wanted and {split: wanted}, split=split, streaming=True)
+
+
+def _card_files(card: Path, name: str | None, split: str) -> list[str] | None:
+    """Return the files of a configuration's split, as a dataset's card names them. None stands for all files.
+
+    Raises UsageError where the card has other configurations or splits.
+    """
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    if not card.is_file():
+        return None
+    configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**DatasetCard.load(card).data.to_dict()))
+    if not configs:
+        return None
+    wanted = name or configs.get_default_config_name() or ""
+    if wanted not in configs:
+        raise unknown("configuration", wanted, configs)
+    if "data_files" not in configs[wanted]:
+        return None
+    files = sanitize_patterns(configs[wanted]["data_files"])
+    if split not in files:
+        raise unknown("split", split, files)
+    return list(files[split])
 
 
 def open_source(settings: DataSettings) -> RowSource:

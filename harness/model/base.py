@@ -6,6 +6,7 @@ Heavy libraries load inside the functions, because planning needs only the archi
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import cache_folder, digest, remembered_digest
+from floe_bench.harness.hub import snapshot
 from floe_bench.harness.spec.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _in_folder(folder: Path) -> ModelRef:
         raise UsageError(
             f"--model-path {folder}: no config.json with *.safetensors there; give the folder of a saved model"
         )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UsageError(f"--model-path {folder}: no tokenizer.json or tokenizer.model there")
     files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
     content = {file.name: remembered_digest(file) for file in files}
@@ -157,25 +160,21 @@ def _in_folder(folder: Path) -> ModelRef:
 
 def _from_hub(settings: ModelSettings) -> ModelRef:
     """Download the model from the hub, or find it in the hub's cache. Raises UsageError where neither works."""
-    from httpx2 import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(settings.id, revision=settings.revision, allow_patterns=list(WEIGHT_FILES)))
-    except GatedRepoError as error:
+    folder = snapshot("model", settings.id, settings.revision, WEIGHT_FILES, _holds_model)
+    if not _holds_model(folder):
         raise UsageError(
-            f"the weights of {settings.id} are gated: accept the licence on its page and run `hf auth login`, "
-            "or give a local copy with --model-path"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(f"the hub has no model {settings.id}: check model.id, or give --model-path") from error
-    except (HTTPError, OSError) as error:  # huggingface_hub raises both kinds
-        raise UsageError(
-            f"the weights of {settings.id} are not here and the hub cannot be reached: give a local copy with "
-            "--model-path, or run the profile smoke, which needs no hub"
-        ) from error
+            f"model {settings.id} of the hub lacks config.json, a tokenizer or *.safetensors: give another model.id, "
+            "or a local copy with --model-path"
+        )
     return ModelRef(folder, folder.name)
+
+
+def _holds_model(folder: Path) -> bool:
+    """Tell whether a configuration, a tokenizer and all shards of the weights lie in the folder."""
+    index = folder / "model.safetensors.index.json"
+    shards = json.loads(index.read_bytes())["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return tokenizer and all((folder / name).is_file() for name in {"config.json", *shards})
 
 
 def _packaged_file(settings: ModelSettings) -> Path:

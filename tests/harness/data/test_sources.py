@@ -5,21 +5,18 @@ import gzip
 import io
 import json
 import re
-from types import SimpleNamespace
 
-import datasets
-import httpx2
-import huggingface_hub
 import pandas as pd
 import pytest
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import constants
 
 from floe_bench.harness.data import row_files
 from floe_bench.harness.data.sources import EMBEDDED, FolderSource, HubSource, open_source
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.spec.profiles import load
 from floe_bench.harness.spec.settings import DataSettings
+
+from ...hub import FIRST, SECOND, Hub, client_of, serving
 
 ROWS = [{"text": f"row {i}, ρ = ½, \u2028 \x85", "label": "x" * i} for i in range(5)]
 
@@ -274,109 +271,140 @@ def test_a_consumers_own_error_is_not_taken_for_a_broken_line(tmp_path):
 
 # --- the hub ----------------------------------------------------------------------------------------
 
-
-class Hub:
-    """A hub of one data set, written down as it is asked."""
-
-    def __init__(self, monkeypatch, rows):
-        self.asked, self.loaded = [], []
-        self.rows = rows
-        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", self.dataset_info)
-        monkeypatch.setattr(datasets, "load_dataset", self.load_dataset)
-
-    def dataset_info(self, repo_id, *, revision=None, **_):
-        self.asked.append((repo_id, revision))
-        return SimpleNamespace(sha=f"commit-of-{revision or 'main'}")
-
-    def load_dataset(self, path, **options):
-        self.loaded.append((path, options))
-        return self.rows
+CARD = b"""---
+configs:
+- config_name: small
+  data_files:
+  - split: train
+    path: small/train-*
+  - split: test
+    path: small/test.jsonl
+- config_name: large
+  data_files: large.jsonl
+---
+# Rows
+"""
+OTHERS = [{"text": "another commit", "label": "z"}]
 
 
-def test_the_hubs_commit_is_kept_and_asked_for(monkeypatch):
-    hub = Hub(monkeypatch, ROWS)
+@pytest.fixture
+def hub(tmp_path):
+    """A hub of three data sets: plain files at two commits, with a card, and of several files without a card."""
+    half, rest, test = lines_of(ROWS[:2]), lines_of(ROWS[2:]), lines_of(OTHERS)
+    card = {"README.md": CARD, "small/train-0.jsonl": half, "small/train-1.jsonl": rest, "small/test.jsonl": test}
+    repositories = {
+        "datasets/org/rows": {FIRST: {"rows.jsonl": lines_of(ROWS)}, SECOND: {"rows.jsonl": lines_of(OTHERS)}},
+        "datasets/org/card": {FIRST: card | {"large.jsonl": b"not fetched"}},
+        "datasets/org/files": {FIRST: {"a.jsonl.gz": gzip.compress(lines_of(ROWS)), "b.jsonl.gz": b"not fetched"}},
+    }
+    with serving(Hub(repositories)) as hub, client_of(hub, tmp_path):
+        yield hub
+
+
+def from_hub(hub, pinned=None, **options):
+    source = HubSource({hub: pinned} if pinned else {})
+    return list(source.read("rows", hub=hub, columns=("text",), **options)), source.revisions
+
+
+def test_the_hubs_commit_is_read_and_kept(hub):
+    assert from_hub("org/rows") == (OTHERS, {"org/rows": SECOND})
+    assert from_hub("org/rows", FIRST) == (ROWS, {"org/rows": FIRST})
+
+
+def test_a_pinned_and_cached_commit_asks_the_hub_nothing(hub, monkeypatch):
+    for name, options in [("org/rows", {}), ("org/card", {"name": "small"}), ("org/files", {"data_files": ["a*"]})]:
+        read = from_hub(name, FIRST, **options)
+        hub.asked.clear()
+        assert from_hub(name, FIRST, **options) == read
+        assert hub.asked == []
+        with monkeypatch.context() as offline:
+            offline.setattr(constants, "HF_HUB_OFFLINE", True)
+            assert from_hub(name, FIRST, **options) == read
+
+
+def test_the_card_says_which_files_are_fetched(hub):
+    assert from_hub("org/card", name="small") == (ROWS, {"org/card": FIRST})
+    assert from_hub("org/card", name="small", split="test")[0] == OTHERS
+    assert not [request for request in hub.asked if "large.jsonl" in request]
+
+
+def test_files_are_fetched_by_their_names(hub):
+    assert from_hub("org/files", data_files=["a.jsonl.gz"])[0] == ROWS
+    assert not [request for request in hub.asked if "b.jsonl.gz" in request]
+
+
+def test_one_run_reads_one_commit(hub):
     source = HubSource({})
-    assert list(source.read("rows", hub="org/rows", columns=("text",))) == ROWS
-    assert hub.asked == [("org/rows", None)]
-    assert hub.loaded == [("org/rows", {"revision": "commit-of-main", "split": "train"})]
-    assert source.revisions == {"org/rows": "commit-of-main"}
+    assert list(source.read("rows", hub="org/rows", columns=())) == OTHERS
+    hub.repositories["datasets/org/rows"]["3" * 40] = {"rows.jsonl": lines_of(ROWS)}
+    assert list(source.read("rows", hub="org/rows", columns=())) == OTHERS
 
 
-def test_a_pinned_revision_is_asked_for(monkeypatch):
-    hub = Hub(monkeypatch, ROWS)
-    source = HubSource({"org/rows": "v1", "org/other": "v2"})
-    list(source.read("rows", hub="org/rows", columns=(), name="all", split="test"))
-    assert hub.asked == [("org/rows", "v1")]
-    assert hub.loaded == [("org/rows", {"revision": "commit-of-v1", "split": "test", "name": "all"})]
-    assert source.revisions == {"org/rows": "commit-of-v1"}
+def test_another_commit_in_the_cache_does_not_stand_in(hub, monkeypatch):
+    from_hub("org/rows")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=f"org/rows at revision {FIRST} is not in the hub's cache"):
+        from_hub("org/rows", FIRST)
 
 
-def test_one_run_reads_one_commit(monkeypatch):
-    hub = Hub(monkeypatch, ROWS)
-    source = HubSource({})
-    for _ in range(2):
-        list(source.read("rows", hub="org/rows", columns=()))
-    assert len(hub.asked) == 1
-    assert [options["revision"] for _, options in hub.loaded] == ["commit-of-main"] * 2
+def test_a_folder_of_the_data_sets_name_is_not_read(hub, tmp_path, monkeypatch):
+    (tmp_path / "org" / "rows").mkdir(parents=True)
+    (tmp_path / "org" / "rows" / "rows.jsonl").write_bytes(lines_of([{"text": "mine"}]))
+    monkeypatch.chdir(tmp_path)
+    assert from_hub("org/rows")[0] == OTHERS
 
 
-def test_a_missing_column_on_the_hub_is_named(monkeypatch):
-    Hub(monkeypatch, [ROWS[0], {"texts": ""}])
-    with pytest.raises(UsageError, match=r"org/rows, row 2: there is no column 'text': did you mean texts"):
-        list(HubSource({}).read("rows", hub="org/rows", columns=("text",)))
+def test_a_data_sets_script_is_never_run(hub, tmp_path):
+    script = f"open({str(tmp_path / 'ran')!r}, 'w')".encode()
+    hub.repositories["datasets/org/scripted"] = {FIRST: {"rows.jsonl": lines_of(ROWS), "scripted.py": script}}
+    assert from_hub("org/scripted")[0] == ROWS
+    assert not (tmp_path / "ran").exists()
 
 
-def test_no_network_names_the_ways_out(monkeypatch):
-    request = httpx2.Request("GET", "https://hub")
-    for error in (
-        OfflineModeIsEnabled("offline mode is enabled"),
-        httpx2.ConnectError("Name or service not known"),
-        httpx2.ReadTimeout("timed out"),
-        RepositoryNotFoundError("404", response=httpx2.Response(404, request=request)),
-    ):
-
-        def fail(*_, error=error, **__):
-            raise error
-
-        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
-        with pytest.raises(UsageError, match=r"org/rows .*--data-dir.* smoke"):
-            list(HubSource({}).read("rows", hub="org/rows", columns=()))
+def test_a_missing_column_on_the_hub_is_named(hub):
+    hub.repositories["datasets/org/odd"] = {FIRST: {"rows.jsonl": lines_of([{"texts": ""}])}}
+    with pytest.raises(UsageError, match=r"org/odd, row 1: there is no column 'text': did you mean texts"):
+        from_hub("org/odd")
 
 
-def test_the_real_client_offline_names_the_ways_out(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match=r"--data-dir.* smoke"):
-        list(HubSource({}).read("rows", hub="org/rows", columns=()))
+def test_a_name_that_the_card_does_not_know_gets_the_nearest(hub):
+    with pytest.raises(UsageError, match="unknown configuration 'smal': did you mean small"):
+        from_hub("org/card", name="smal")
+    with pytest.raises(UsageError, match="unknown split 'tests': did you mean test"):
+        from_hub("org/card", name="small", split="tests")
+    with pytest.raises(UsageError, match="unknown configuration '': valid: large, small"):
+        from_hub("org/card")
+
+
+def test_a_data_set_that_is_not_there_or_not_to_be_had_names_the_ways_out(hub, monkeypatch):
+    with pytest.raises(UsageError, match=r"org/row is not found .*--data-dir.* smoke"):
+        from_hub("org/row")
+    hub.fault = lambda path: (503, {})
+    with pytest.raises(UsageError, match=r"dataset org/rows .*503.*--data-dir.* smoke"):
+        from_hub("org/rows")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match=r"dataset org/rows is not in the hub's cache .*--data-dir.* smoke"):
+        from_hub("org/rows")
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("BuilderConfig 'x' not found"),
-        ConnectionError("reset by peer"),
-        DatasetNotFoundError("no such data set"),
-        DatasetGenerationError("broken file"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_a_data_set_that_cannot_be_loaded_is_a_usage_error(monkeypatch, error):
-    hub = Hub(monkeypatch, ROWS)
-
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UsageError, match=f"org/rows cannot be read: {error}"):
-        list(HubSource({}).read("rows", hub="org/rows", columns=()))
-    assert hub.asked
+    "files",
+    [{}, {"notes.bin": b"notes"}, {"rows.jsonl": b'{"text": "cut of'}, {"rows.parquet": b"PAR1 cut"},
+     {"README.md": b"---\nconfigs: [\n---\n", "rows.jsonl": b"{}"}, {"README.md": CARD.replace(b"small/", b"gone/")}],
+    ids=["nothing", "no rows", "cut json", "cut parquet", "broken card", "card of no files"],
+)  # fmt: skip
+def test_a_data_set_that_cannot_be_read_is_one_sentence(hub, files):
+    hub.repositories["datasets/org/broken"] = {FIRST: files}
+    with pytest.raises(UsageError, match="org/broken") as caught:
+        from_hub("org/broken", name="small" if b"gone/" in files.get("README.md", b"") else None)
+    assert "\n" not in str(caught.value)
+    print(caught.value)
 
 
-def test_a_hub_without_commits_asks_for_a_pin(monkeypatch):
-    hub = Hub(monkeypatch, ROWS)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha=None))
-    with pytest.raises(UsageError, match=r"no commit for dataset org/rows: pin one with data\.revisions"):
-        list(HubSource({}).read("rows", hub="org/rows", columns=()))
-    assert not hub.loaded
+def test_a_hub_without_commits_is_said(hub):
+    hub.fault = lambda path: "no commit"
+    with pytest.raises(UsageError, match=r"the hub names no commit of dataset org/rows"):
+        from_hub("org/rows")
 
 
 # --- which source -----------------------------------------------------------------------------------
