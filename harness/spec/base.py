@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Data(BaseModel):
-    """Hold immutable data; refuse fields that the class does not declare."""
+    """Hold immutable data; refuse fields that the class does not declare, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
