@@ -51,7 +51,7 @@ def module_file(module: str) -> Path | None:
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
-OF_LIBRARIES = re.compile(r"\(os error (?P<number>\d+)\)|inline_container\.cc")
+OF_LIBRARIES = re.compile(r"\(os error (?P<number>\d+)\)|inline_container\.cc|iostream")
 """How safetensors and torch word what the system refused. Neither raises OSError, and torch gives no reason."""
 
 

@@ -146,7 +146,7 @@ def test_a_folder_that_takes_no_writes_is_refused_before_anything_is_spent(part,
 def test_a_folder_where_a_part_is_a_file_is_refused(store):
     store.folder.mkdir(parents=True)
     (store.folder / "stages").touch()
-    with pytest.raises(UsageError, match="results folder .* cannot be made"), store.exclusively():
+    with pytest.raises(UsageError, match=r"results folder .* cannot be made"), store.exclusively():
         pytest.fail("the run began")
 
 
