@@ -22,20 +22,12 @@ class Options(floe_bench.Options):
 def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     layers, facts = select_layers(inputs)
     settings = inputs.settings.search
-    workspace = inputs.workspace("rank_search")
-
-    def validation_nll(r: int, share: float) -> float:
-        return inputs.probe(moe_lora(inputs, layers, r), share)
-
     found = halving_search(
-        validation_nll,
+        lambda r, share: inputs.probe(moe_lora(inputs, layers, r), share),
         settings.r_min,
         settings.r_max,
         settings.trials,
         seed=inputs.seed,
-        storage=f"sqlite:///{workspace / 'optuna.db'}" if workspace else None,
         shares=options.shares,
     )
-    for r, share in found.trainings:  # a resumed search has not asked for earlier trainings: charge them too
-        validation_nll(r, share)
     return with_searched_rank(inputs, layers, found, facts)

@@ -10,6 +10,10 @@ class UsageError(Exception):
     """Bad input from the user. The message is one sentence; the command exits with code 2."""
 
 
+class StorageError(Exception):
+    """The disk refused to write or to read. The message is one sentence; the command exits with code 3."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for an unknown name. It suggests the nearest valid names, or lists all of them."""
     names = sorted(known)

@@ -1,20 +1,27 @@
-"""Atomic file writes, content digests and the places of files."""
+"""Atomic file writes, strict reading of JSON, content digests and the places of files."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
+import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from floe_bench.harness.errors import StorageError
+
 PACKAGE = Path(__file__).absolute().parent.parent
 """The folder of the package `floe_bench`. It holds harness/, baselines/ and tasks/."""
+
+# --- places ---------------------------------------------------------------------------------------
 
 
 def checkout() -> Path | None:
@@ -39,25 +46,84 @@ def module_file(module: str) -> Path | None:
     return None
 
 
+# --- writing --------------------------------------------------------------------------------------
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+OF_LIBRARIES = re.compile(r"\(os error (?P<number>\d+)\)|inline_container\.cc|iostream")
+"""How safetensors and torch word what the system refused. Neither raises OSError, and torch gives no reason."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one sentence what the disk refuses within the block. Raises StorageError, which names `path`."""
+    try:
+        yield
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise _storage_error(path, "written", *refusal) from error
+
+
+def _refusal(error: Exception) -> tuple[int | None, str] | None:
+    """Return number and text of what the system refused; None for an error of another kind."""
+    if isinstance(error, OSError):
+        return error.errno, error.strerror or str(error)
+    found = OF_LIBRARIES.search(str(error))
+    if found is None:
+        return None
+    number = int(found["number"]) if found["number"] else None
+    return number, os.strerror(number) if number else "the disk took only a part of it"
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """Return the error of a path that the disk does not let us read."""
+    return _storage_error(path, "read", error.errno, error.strerror or str(error))
+
+
+def _storage_error(path: Path, done: str, number: int | None, reason: str) -> StorageError:
+    if number in NO_ROOM:
+        advice = "make room"
+    elif number in FORBIDDEN:
+        advice = "allow it or choose another folder"
+    else:
+        advice = "see that the disk is there and has room"
+    return StorageError(
+        f"{path} cannot be {done} ({reason}): {advice}, and run the same command again; what is finished is kept"
+    )
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. It replaces `path` only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside `path`. It replaces `path` only if the block succeeds.
+
+    Raises StorageError where the disk refuses.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write bytes atomically. Return their sha256, in hex, as `file_digest` does of the file."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,16 +132,70 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Read a file as `parse_json` does. Raises OSError where it cannot be read, ValueError as `parse_json`."""
+    return parse_json(path.read_bytes().decode("utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return what the text says, where it says one thing only.
+
+    Raises ValueError where it is no JSON, names a key twice, or holds a number that is not finite or beyond 64 bits.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_int64
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _int64(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("a whole number is beyond 64 bits")
+    return number
+
+
+# --- digests --------------------------------------------------------------------------------------
+
+
 def digest(value: Any) -> str:
     """Return 16 hex digits of the sha256 of a JSON-able value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_digests(folder: Path, part: str = ".") -> dict[str, str]:
+    """Return path within `folder` -> sha256 of every file under its subfolder `part`, or of all files."""
+    files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def cache_folder() -> Path:
@@ -85,10 +205,20 @@ def cache_folder() -> Path:
 
 
 def remembered_digest(path: Path) -> str:
-    """Return `file_digest(path)`, cached on disk while the file's size and modification time stay the same."""
+    """Return `file_digest(path)`, cached on disk while the file's size and modification time stay the same.
+
+    A cache that is broken or cannot be written costs the time to read the file, and nothing else.
+    """
     stat = path.stat()
     key = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
     memo = cache_folder() / "digests" / key
-    if not memo.exists():
-        write_text(memo, file_digest(path))
-    return memo.read_text(encoding="utf-8")
+    try:
+        remembered = memo.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        remembered = ""
+    if SHA256.fullmatch(remembered):
+        return remembered
+    found = file_digest(path)
+    with suppress(StorageError):
+        write_text(memo, found)
+    return found

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("harness", "baselines", "tasks") for path in (ROOT / folder).rglob("*.py"))
 
 LEVELS = (
-    ("errors", "files", "floe", "stats"),
+    ("errors",),
+    ("files", "floe", "stats"),
     ("hub",),
     ("spec",),
     ("contracts",),

@@ -9,7 +9,7 @@ from pathlib import Path
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record, StagesUsed
 from floe_bench.harness.experiments import main
-from floe_bench.harness.files import digest, write_json
+from floe_bench.harness.files import digest
 from floe_bench.harness.registry import parse_method
 from floe_bench.harness.run.grid import run_grid
 from floe_bench.harness.run.progress import Progress
@@ -73,14 +73,13 @@ def fill(store: Store, settings: Settings, models: Mapping[str, Record], models_
 
 def _copied(name: str, cell: Cell, origin: Store, store: Store) -> str:
     """Copy a stage, without its weights, as one of the cell's own. Return the name of the copy."""
-    kind, _, key = name.rpartition("-")
-    stage = origin.stage(kind, key)
+    stage = origin.stage(name)
     assert stage is not None
-    copy = stage.model_copy(update={"key": digest([key, cell.label])})
-    source, target = (s.folder / "stages" / f"{kind}-{k}" for s, k in ((origin, key), (store, copy.key)))
+    copy = stage.model_copy(update={"key": digest([stage.key, cell.label])})
+    source, target = (s.folder / "stages" / folder for s, folder in ((origin, name), (store, copy.folder)))
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.is_file() and file.name != "stage.json":
             shutil.copy(file, target)
-    write_json(target / "stage.json", copy.model_dump(mode="json"))
+    store.write_stage(copy)
     return target.name

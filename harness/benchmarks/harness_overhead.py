@@ -14,7 +14,7 @@ from typing import Any
 from floe_bench.harness.benchmarks import Bench, Measurement, _records
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.files import PACKAGE
-from floe_bench.harness.store.folder import Store, read_record
+from floe_bench.harness.store.folder import Store
 
 PROFILE = "smollm2-135m"
 METHODS = ("base", "hydralora")
@@ -68,9 +68,9 @@ def _cells(bench: Bench) -> Iterator[Measurement]:
     started = time.time()
     output = _python("-c", COUNTING, *arguments, "--results", str(results))
     ended = time.time()
-    files = sorted((results / PROFILE / "records").glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-    records = [read_record(file) for file in files]
-    written = [file.stat().st_mtime for file in files]
+    store = Store(results, PROFILE)
+    times = [(store.record_path(r.cell, r.key).stat().st_mtime, r) for r in store.records()]
+    written, records = zip(*sorted(times, key=lambda pair: pair[0]), strict=True)
     # The first cell's time includes start-up and loading the model. So cells are timed from the record before.
     wall = [after - before for before, after in pairwise(written)]
     charged = [_charged(record) for record in records]

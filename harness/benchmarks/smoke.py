@@ -14,6 +14,7 @@ from typing import Any
 from floe_bench.harness.benchmarks import Bench, Measurement
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.files import PACKAGE
+from floe_bench.harness.store.folder import Store
 
 PROFILE = "smoke"
 ROUNDS = 1
@@ -60,9 +61,7 @@ def _command(checkout: Path) -> str:
 
 def _records(results: Path) -> dict[str, Record]:
     """Return the cells' records by label."""
-    files = sorted((results / PROFILE / "records").glob("*.json"))
-    records = [Record.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
-    return {record.cell.label: record for record in records}
+    return {record.cell.label: record for record in Store(results, PROFILE).records()}
 
 
 def _differences(runs: dict[str, dict[str, Record]]) -> dict[str, Any]:

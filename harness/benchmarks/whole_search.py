@@ -47,7 +47,7 @@ def run(bench: Bench) -> Iterator[Measurement]:
     rows = shared.mix(CELL.mix).train
     shared.base  # noqa: B018  (the model is loaded before the clock starts)
     cell = resolve_cell(shared, CELL)
-    inputs = Inputs(cell, cell.identity)
+    inputs = Inputs(cell)
     start = time.perf_counter()
     plan = cell.method.plugin.load().plan(inputs, cell.method.options)
     wall = time.perf_counter() - start
@@ -103,7 +103,7 @@ def _grid(shared: Session, inputs: Inputs, layers: list[int]) -> dict[int, Stage
 
 
 def _regret(grid: dict[int, Stage], found: int) -> Iterator[Measurement]:
-    nll = {r: stage.result["nll"] for r, stage in grid.items()}
+    nll = {r: stages.probe_nll(stage) for r, stage in grid.items()}
     best = min(nll.values())
     yield Measurement(
         what="validation NLL at the rank found against the best of ranks 2 to 16",
@@ -129,7 +129,7 @@ def _literal(grid: dict[int, Stage], by_kind: dict[str, Any], training: Stage) -
     limits = min(grid), max(grid)
     before = sum(by_kind[kind]["seconds"] for kind in ("pilot", "measure"))
     for trials in TRIALS:
-        ranks = search(lambda r: grid[r].result["nll"], *limits, trials, CELL.seed, None).ranks
+        ranks = search(lambda r: stages.probe_nll(grid[r]), *limits, trials, CELL.seed).ranks
         probes = sum((grid[r].cost for r in ranks), Cost())
         yield Measurement(
             what=f"rank search on shares against the literal one of {trials} trials, as charged",

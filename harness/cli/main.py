@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from floe_bench.harness.cli import bench, check, compare, listing, plan, report, run, show, why
-from floe_bench.harness.errors import UsageError
+from floe_bench.harness.errors import StorageError, UsageError
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+USAGE_ERROR, STORAGE_ERROR, INTERRUPTED = 2, 3, 130
 
 COMMANDS = {
     "list": (listing, "methods, mixes, evaluations, experiments, checks, claims, benchmarks and profiles"),
@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"floe-bench: {error}", file=sys.stderr)
         return USAGE_ERROR
+    except StorageError as error:
+        print(f"floe-bench: {error}", file=sys.stderr)
+        return STORAGE_ERROR
     except KeyboardInterrupt:
         print(
             "floe-bench: interrupted; what is finished is kept, run the same command to go on",

@@ -74,10 +74,11 @@ def _plan_lines(record: Record) -> list[str]:
             lines.append(f"  {name}: {_pairs(vars(found))}")
     if plan.searched:
         trials = plan.searched.trials
-        best_first = min(trials, key=lambda trial: trial.value)
+        lowest, number = min((trial.value, trial.number) for trial in trials if trial.value is not None)
+        diverged = sorted({trial.r for trial in trials if trial.value is None})
         lines.append(
             f"  searched: {len(trials)} trials, {plan.searched.unique_trainings} trained, "
-            f"lowest NLL {best_first.value:.4g} in trial {best_first.number}"
+            f"lowest NLL {lowest:.4g} in trial {number}" + (f"; ranks that diverged: {diverged}" if diverged else "")
         )
     return lines
 

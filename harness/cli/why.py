@@ -51,6 +51,8 @@ def why(store: Store, cell: Cell, identity: dict[str, Any]) -> str:
     # Of equally near records the newest, as file names say nothing of age.
     nearest = max(others, key=lambda record: (-len(gaps[record.key]), record.provenance["time"]))
     name = store.record_path(cell, nearest.key).name
+    if not gaps[nearest.key]:
+        return f"{cell.label}: to do: a stage that {name} rests on is broken or gone"
     return f"{cell.label}: to do: {listed(gaps[nearest.key], '; ')} (since {name}, {nearest.status})"
 
 

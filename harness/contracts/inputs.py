@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from floe_bench.harness.contracts.plan import OWN_ROWS, Sample
@@ -57,10 +56,11 @@ class MethodInputs(Protocol):
         ...
 
     def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
-        """Return the validation NLL (nats per token) after a short adaptation.
+        """Return the validation NLL (nats per token) after a short adaptation; inf where it diverged.
 
         It trains on the first `share` of the probe's rows. It is judged on training rows that no probe trains on.
-        These are always the same. The base model is left as it was.
+        These are always the same. The base model is left as it was. Asked again, also by a later run, it answers from
+        what was kept.
         """
         ...
 
@@ -73,10 +73,6 @@ class MethodInputs(Protocol):
 
         That method's planning is not charged to this one.
         """
-        ...
-
-    def workspace(self, purpose: str) -> Path | None:
-        """Return a folder for a search's own storage, which survives a killed run. None in a dry run."""
         ...
 
 

@@ -52,14 +52,14 @@ class Trial(Data):
     Attributes:
         number: the trial's place in the search.
         r: rank tried.
-        value: validation NLL (nats per token).
+        value: validation NLL (nats per token). None where the rank diverged: the trial failed.
         reused: True where the rank was known already, so that nothing was trained.
         share: share of the probe's rows that it trained on.
     """
 
     number: int
     r: int
-    value: float
+    value: float | None
     reused: bool
     share: float = 1.0
 

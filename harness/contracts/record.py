@@ -107,16 +107,21 @@ class TrainOutcome(Data):
     learning_rate: float
 
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Stage(Data):
-    """Hold one finished piece of work that cells share."""
+    """Hold one finished piece of work that cells share.
+
+    Attributes:
+        files: path within the stage's folder -> sha256 of the file. None where the stage was made before version 4.
+    """
 
     schema_version: int = SCHEMA_VERSION
     kind: str
     key: str
     identity: dict[str, Any]
+    files: dict[str, str] | None = Field(default_factory=dict)
     result: dict[str, Any] = Field(default_factory=dict)
     cost: Cost = Cost()
     provenance: dict[str, Any] = Field(default_factory=dict)

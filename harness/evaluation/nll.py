@@ -42,8 +42,5 @@ def row_nll(model: Any, examples: Sequence[Labelled], batch_size: int, pad_token
 
 
 def mean_nll(rows: pd.DataFrame) -> float:
-    """Return nats per labelled token over all rows of `row_nll`. Raises ValueError where it is not finite."""
-    value = math.fsum(rows["nll"]) / sum(rows["tokens"])
-    if not math.isfinite(value):
-        raise ValueError(f"the NLL is {value}: the model's outputs are not finite")
-    return value
+    """Return nats per labelled token over all rows of `row_nll`; not finite where the model's outputs are not."""
+    return math.fsum(rows["nll"]) / sum(rows["tokens"])

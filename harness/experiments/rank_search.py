@@ -48,7 +48,8 @@ def tables(results: Results) -> list[Table]:
         "Random search draws ranks evenly, repeats free: exact, no simulation. To the optimum: unique trainings until "
         "the best rank is tried; of a search that never tries it, every rank, a lower bound of its cost. Random needs "
         "(R + 1) / 2 of R ranks. TPE's first ten trials are random.",
-        "The optimum is the least of single probes: where the curve is flat beside its noise, finding it means little.",
+        "The optimum is the least of single probes: where the curve is flat beside its noise, finding it means little. "
+        "A rank that diverged is not on the curve, and in a search as bad as the worst.",
     ]
     progress_notes = [
         f"Regret (nats) of the best rank so far after u unique trainings: mean, and {QUANTILES[0]:.0%} to "
@@ -89,8 +90,9 @@ def tables(results: Results) -> list[Table]:
 
 
 def _curves(results: Results) -> list[tuple[Record, dict[int, float]]]:
+    """Return each record's rank -> NLL, without the ranks that diverged."""
     return [
-        (record, {trial.r: trial.value for trial in record.plan.searched.trials})
+        (record, {trial.r: trial.value for trial in record.plan.searched.trials if trial.value is not None})
         for record in results.records
         if record.plan.searched
     ]
@@ -108,9 +110,9 @@ def replayed(curve: Mapping[int, float], settings: Settings) -> list[RankSearch]
 
 
 def _replayed(curve: Mapping[int, float], trials: int, seed: int) -> RankSearch:
-    budget = min(FIRST_BUDGET, trials)
+    budget, worst = min(FIRST_BUDGET, trials), max(curve.values())
     while True:
-        found = search(curve.__getitem__, min(curve), max(curve), budget, seed, storage=None)
+        found = search(lambda r: curve.get(r, worst), min(curve), max(curve), budget, seed)
         if budget == trials or found.unique_trainings == len(curve):
             return found
         budget = min(2 * budget, trials)
@@ -119,9 +121,10 @@ def _replayed(curve: Mapping[int, float], trials: int, seed: int) -> RankSearch:
 def regrets(curve: Mapping[int, float], found: RankSearch) -> NDArray[np.float64]:
     """Return (R,): the regret of the best so far after 1 … R unique trainings.
 
-    A search that stopped keeps its last.
+    A search that stopped keeps its last. A rank that is not on the curve is as bad as the worst.
     """
-    best = np.minimum.accumulate([curve[r] for r in found.ranks]) - min(curve.values())
+    worst = max(curve.values())
+    best = np.minimum.accumulate([curve.get(r, worst) for r in found.ranks])[: len(curve)] - min(curve.values())
     return np.pad(best, (0, len(curve) - len(best)), mode="edge")
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record
 from floe_bench.harness.errors import UsageError
-from floe_bench.harness.files import checkout, write_text
+from floe_bench.harness.files import checkout, read_json, unreadable, write_text
 from floe_bench.harness.gate import expectation, text, verdicts
 from floe_bench.harness.gate.expectation import EXPECTATION_VERSION, Expectation
 from floe_bench.harness.gate.verdicts import Difference
@@ -43,13 +43,18 @@ def expectation_file(store: Store, given: Path | None = None) -> Path:
 
 
 def read(path: Path) -> Expectation:
-    """Read an expectation. Raises UsageError for a broken file and for another version of its form."""
+    """Read an expectation. Raises UsageError for a broken file and for another version of its form.
+
+    Raises StorageError where it cannot be read.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         version = content["expectation_version"]
         if version != EXPECTATION_VERSION:
             raise UsageError(f"{path}: version {version}, but this program reads {EXPECTATION_VERSION}: renew it")
         return Expectation.model_validate(content)
+    except OSError as error:
+        raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError) as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else "not JSON"
         raise UsageError(f"{path}: no expectation of floe-bench ({where}): renew it with --update") from None

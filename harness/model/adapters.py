@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.files import writing
 from floe_bench.harness.model.base import BaseModel
 from floe_bench.harness.spec.settings import Settings
 
@@ -55,12 +56,17 @@ def fresh(base: BaseModel, plan: AdapterPlan, seed: int, settings: Settings) -> 
 
 
 def save(model: Any, folder: Path, dtype: str) -> int:
-    """Save an adapter, or a whole model in the base's dtype, as safetensors. Return the bytes of weights."""
+    """Save an adapter, or a whole model in the base's dtype, as safetensors. Return the bytes of weights.
+
+    Raises StorageError where the disk refuses.
+    """
     import torch
 
     if not hasattr(model, "peft_config"):
         model.to(getattr(torch, dtype))
-    model.save_pretrained(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from floe_bench.harness.contracts.inputs import Batch
 from floe_bench.harness.data.tokens import Labelled, collate
+from floe_bench.harness.files import writing
 
 
 class PreflightError(Exception):
@@ -74,11 +75,11 @@ def _check_gradients(model: Any, batch: Batch) -> None:
 
 
 def _check_round_trip(model: Any, batch: Batch, float32: bool) -> None:
-    """Raise PreflightError unless the adapter gives equal logits after save and load."""
+    """Raise PreflightError unless the adapter gives equal logits after save and load; StorageError for a full disk."""
     import torch
 
     before = _logits(model, batch)
-    with tempfile.TemporaryDirectory() as folder:
+    with writing(Path("the temporary folder (TMPDIR)")), tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         model.load_adapter(Path(folder), "reloaded", autocast_adapter_dtype=float32)
     model.set_adapter("reloaded")

@@ -9,7 +9,7 @@ from floe_bench.harness.contracts.plan import AdapterPlan
 from floe_bench.harness.contracts.record import DataFacts, Overlap, PlanFacts, Record, StagesUsed, TrainOutcome
 from floe_bench.harness.contracts.score import Score
 from floe_bench.harness.data.contamination import NGRAM, TEXT_FIELDS, overlapping
-from floe_bench.harness.errors import UsageError
+from floe_bench.harness.errors import StorageError, UsageError
 from floe_bench.harness.run import stages
 from floe_bench.harness.run.evaluation_inputs import items_of
 from floe_bench.harness.run.method_inputs import Account, Inputs
@@ -21,17 +21,25 @@ from floe_bench.harness.store.provenance import provenance
 def run_cell(resolved: ResolvedCell) -> Record:
     """Do what is not done of the cell, and write its record, ok or failed.
 
-    Raises UsageError for input that the user can mend. Any other error becomes a failed record.
+    Raises UsageError for input that the user can mend, StorageError where the disk refuses. Any other error becomes a
+    failed record, and so does content that a record cannot hold.
     """
-    session = resolved.session
-    content: dict[str, Any]
+    store = resolved.session.store
     try:
-        content = _done(resolved) | {"status": "ok"}
-    except UsageError:
+        record = _record(resolved, _done(resolved) | {"status": "ok"})
+        store.write(record)
+    except (UsageError, StorageError):
         raise
     except Exception:  # whatever it is: the other cells go on, and the record keeps the traceback
-        content = {"status": "failed", "error": traceback.format_exc()}
-    record = Record(
+        record = _record(resolved, {"status": "failed", "error": traceback.format_exc()})
+        store.write(record)
+    return record
+
+
+def _record(resolved: ResolvedCell, content: dict[str, Any]) -> Record:
+    """Return the cell's record. content: its status, and what was done or the error."""
+    session = resolved.session
+    return Record(
         cell=resolved.cell,
         profile=session.store.folder.name,
         key=resolved.key,
@@ -41,14 +49,12 @@ def run_cell(resolved: ResolvedCell) -> Record:
         data=_data_facts(resolved, content.get("scores", {})),
         **content,
     )
-    session.store.write(record)
-    return record
 
 
 def _done(resolved: ResolvedCell) -> dict[str, Any]:
     """Plan, train and evaluate the cell, and return what its record says of that."""
     session, cell, method = resolved.session, resolved.cell, resolved.method
-    inputs = Inputs(resolved, _planning_identity(resolved.identity))
+    inputs = Inputs(resolved)
     plan = method.plugin.load().plan(inputs, method.options)
     expected = session.trainable(plan)
     training = None
@@ -65,14 +71,6 @@ def _done(resolved: ResolvedCell) -> dict[str, Any]:
         ),
         "training": TrainOutcome.model_validate(training.result) if training else None,
         "scores": {name: Score.model_validate(stage.result) for name, stage in scored.items()},
-    }
-
-
-def _planning_identity(identity: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a cell's identity what only its evaluation depends on."""
-    settings = {key: value for key, value in identity["settings"].items() if key != "eval"}
-    return {key: value for key, value in identity.items() if key not in ("evaluations", "items")} | {
-        "settings": settings
     }
 
 

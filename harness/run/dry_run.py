@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +20,6 @@ from floe_bench.harness.errors import UsageError
 from floe_bench.harness.run import method_inputs, stages
 from floe_bench.harness.run.resolved import ResolvedCell
 from floe_bench.harness.run.session import Session
-from floe_bench.harness.store.folder import read_arrays
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -92,7 +90,7 @@ class DryInputs:
         self._count("measure", name, stage, tokens, 6.0 * self._session.base_parameters * tokens)
         if stage is None:
             return _Ones(self.n_layers)
-        return read_arrays(self._session.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
+        return self._session.store.arrays(stage)
 
     def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
         plan = AdapterPlan("adapter", peft_config)
@@ -108,7 +106,7 @@ class DryInputs:
         judged = self._tokens(rows[1] if rows else None, search.probe_validation_rows)
         flops = self._training_flops(plan, trainable, tokens) + 2.0 * self._session.base_parameters * judged
         self._count("probe", f"{_config_name(peft_config)} {share}", stage, tokens + judged, flops)
-        return stage.result["nll"] if stage else 0.0
+        return stages.probe_nll(stage) if stage else 0.0
 
     def trainable(self, peft_config: PeftConfig) -> int:
         return sum(self._session.trainable(AdapterPlan("adapter", peft_config)).values())
@@ -118,9 +116,6 @@ class DryInputs:
         if other.done == other.asked:
             return sum(self._session.trainable(plan).values())
         return self._end(counts.values())
-
-    def workspace(self, purpose: str) -> Path | None:
-        return None
 
     def training_tokens(self) -> int:
         """Count the tokens of the cell's own training, over all epochs."""

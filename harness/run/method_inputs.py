@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from floe_bench.harness.contracts.cell import Cell
@@ -14,11 +13,9 @@ from floe_bench.harness.contracts.record import Cost, KindCost, Stage
 from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.data import mixes
 from floe_bench.harness.errors import UsageError
-from floe_bench.harness.files import digest
 from floe_bench.harness.run import stages
 from floe_bench.harness.run.resolved import ResolvedCell
 from floe_bench.harness.run.session import Session
-from floe_bench.harness.store.folder import read_arrays
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -48,16 +45,12 @@ class Account:
 
 
 class Inputs:
-    """Run what a method asks for, on the cell's mix and seed.
+    """Run what a method asks for, on the cell's mix and seed."""
 
-    identity: all that the method's plan depends on.
-    """
-
-    def __init__(self, resolved: ResolvedCell, identity: dict[str, Any]):
+    def __init__(self, resolved: ResolvedCell):
         self._resolved = resolved
         self._session = resolved.session
         self._cell = resolved.cell
-        self._identity = identity
         self.settings = self._session.settings
         self.seed = self._cell.seed
         self.n_layers = self._session.n_layers
@@ -75,28 +68,22 @@ class Inputs:
         rows = calibration_rows(self._session, self._cell, on, sample)
         stage = stages.run_measure(self._session, scorer, parameters, rows, trained)
         self.account.charge(stage)
-        return read_arrays(self._session.store.stage_folder("measure", stage.identity) / "arrays.safetensors")
+        return self._session.store.arrays(stage)
 
     def probe(self, peft_config: PeftConfig, share: float = 1.0) -> float:
         train, judge = probe_rows(self._session, self._cell, share)
         plan = AdapterPlan("adapter", peft_config)
         self._session.trainable(plan)
         stage = stages.run_probe(self._session, train, judge, plan, self.seed)
-        return self.account.charge(stage).result["nll"]
+        return stages.probe_nll(self.account.charge(stage))
 
     def trainable(self, peft_config: PeftConfig) -> int:
         return sum(self._session.trainable(AdapterPlan("adapter", peft_config)).values())
 
     def planned_trainable(self, method: str) -> int:
         other = self._resolved.of_method(method)
-        plan = other.method.plugin.load().plan(Inputs(other, self._identity), other.method.options)
+        plan = other.method.plugin.load().plan(Inputs(other), other.method.options)
         return sum(self._session.trainable(plan).values())
-
-    def workspace(self, purpose: str) -> Path | None:
-        """Return a folder of its own per purpose and identity."""
-        folder = self._session.store.folder / "workspaces" / f"{purpose}-{digest(self._identity)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def _pilot(self, config: PeftConfig, sample: Sample) -> Stage:
         plan = AdapterPlan("adapter", config)

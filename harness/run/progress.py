@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
+
+from floe_bench.harness.files import writing
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -36,8 +39,12 @@ class Progress:
             self._status.update(escape(line))
         elif time.monotonic() - self._last_plain >= PLAIN_INTERVAL_S:
             self._last_plain = time.monotonic()
-            self.console.print(line, markup=False)
+            self._print(line)
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self.console.print(text, markup=False)
+        """Print a line that stays. Raises StorageError where it is logged to a file that has no room."""
+        self._print(text)
+
+    def _print(self, line: str) -> None:
+        with writing(Path("the log on standard error")):
+            self.console.print(line, markup=False)

@@ -18,16 +18,24 @@ from floe_bench.harness.contracts.plan import AdapterPlan
 from floe_bench.harness.contracts.record import Cost, Stage
 from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.contracts.score import Score
+from floe_bench.harness.data.tokens import Example
 from floe_bench.harness.evaluation.nll import mean_nll, row_nll
-from floe_bench.harness.files import digest
+from floe_bench.harness.files import digest, file_digests
 from floe_bench.harness.model import adapters, preflight
 from floe_bench.harness.registry import Plugin
 from floe_bench.harness.run.evaluation_inputs import Evaluating, items_of
 from floe_bench.harness.run.session import Session
 from floe_bench.harness.store.code_identity import closure, engine
-from floe_bench.harness.store.folder import write_arrays, write_items
+from floe_bench.harness.store.folder import ARRAYS, ITEMS, WEIGHTS, write_arrays, write_items
 from floe_bench.harness.store.provenance import provenance, versions
-from floe_bench.harness.training.trainer import TrainJob, discard_checkpoints, train
+from floe_bench.harness.training.trainer import (
+    CHECKPOINTS,
+    NonFiniteLoss,
+    TrainJob,
+    broken_checkpoint,
+    discard_checkpoints,
+    train,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -130,8 +138,7 @@ def run_training(
     """
     identity = training_identity(session, rows, plan, seed)
     folder = session.store.stage_folder("training", identity)
-    found = session.store.find("training", identity)
-    if found and (folder / "adapter").is_dir():  # a copy of the results may have left the weights out
+    if found := session.store.find("training", identity, weights=True):
         discard_checkpoints(folder)
         return found
     with adapters.fresh(session.base_model, plan, seed, session.settings) as model:
@@ -144,11 +151,12 @@ def run_training(
                 session.settings.adapter.dtype == "float32",
             )
         outcome = train(model, job)
-        size = adapters.save(model, folder / "adapter", session.settings.model.dtype)
+        size = adapters.save(model, folder / WEIGHTS, session.settings.model.dtype)
     outcome = outcome.model_copy(update={"adapter_bytes": size})
     stage = session.store.keep(
         "training",
         identity,
+        files=file_digests(folder, WEIGHTS),
         result=outcome.model_dump(mode="json"),
         cost=Cost(seconds=outcome.seconds, tokens=outcome.tokens),
         provenance=provenance(),
@@ -162,9 +170,7 @@ def run_measure(
 ) -> Stage:
     """Run a scorer over the rows, and keep its arrays. pilot: the trained adapter to put on first; None: base model."""
     identity = measure_identity(session, scorer, parameters, rows, pilot.identity if pilot else None)
-    folder = session.store.stage_folder("measure", identity)
-    found = session.store.find("measure", identity)
-    if found and (folder / "arrays.safetensors").is_file():
+    if found := session.store.find("measure", identity):
         return found
     batches = session.batches(rows)
     adapts = "adapter" if pilot else "nothing"
@@ -173,13 +179,18 @@ def run_measure(
         start = time.perf_counter()
         arrays = scorer(model, batches, **parameters)
         seconds = time.perf_counter() - start
-    write_arrays(folder / "arrays.safetensors", arrays)
+    files = write_arrays(session.store.stage_folder("measure", identity) / ARRAYS, arrays)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
-    return session.store.keep("measure", identity, cost=Cost(seconds=seconds, tokens=tokens), provenance=provenance())
+    return session.store.keep(
+        "measure", identity, files, cost=Cost(seconds=seconds, tokens=tokens), provenance=provenance()
+    )
 
 
 def run_probe(session: Session, rows: Sequence[Row], validation: Sequence[Row], plan: AdapterPlan, seed: int) -> Stage:
-    """Train on few rows, measure the validation NLL, and keep the number but no weights."""
+    """Train on few rows, measure the validation NLL, and keep the number but no weights.
+
+    A probe that diverged is kept too, without a number: it would diverge again.
+    """
     identity = probe_identity(session, rows, validation, plan, seed)
     folder = session.store.stage_folder("probe", identity)
     if found := session.store.find("probe", identity):
@@ -188,22 +199,34 @@ def run_probe(session: Session, rows: Sequence[Row], validation: Sequence[Row], 
     examples = session.encode(validation)
     start = time.perf_counter()
     with adapters.fresh(session.base_model, plan, seed, session.settings) as model:
-        outcome = train(model, _job(session, rows, plan, seed, folder))
-        scored = time.perf_counter()
-        batch_size = session.settings.eval.batch_size
-        nll = mean_nll(row_nll(model.eval(), examples, batch_size, session.tokenizer.pad_token_id))
-    seconds = outcome.seconds + time.perf_counter() - scored
-    tokens = outcome.tokens + sum(len(example["input_ids"]) for example in examples)
-    session.progress(f"probe: validation NLL {nll:.4f} after {time.perf_counter() - start:.0f} s")
-    stage = session.store.keep(
-        "probe",
-        identity,
-        result={"nll": nll, "training": outcome.model_dump(mode="json")},
-        cost=Cost(seconds=seconds, tokens=tokens),
-        provenance=provenance(),
-    )
+        try:
+            outcome = train(model, _job(session, rows, plan, seed, folder))
+        except NonFiniteLoss as error:
+            result, cost = {"nll": None, "diverged": str(error)}, Cost(seconds=error.seconds, tokens=error.tokens)
+        else:
+            nll, judging = _judged(session, model, examples)
+            result = {"nll": nll, "training": outcome.model_dump(mode="json")}
+            cost = Cost(seconds=outcome.seconds, tokens=outcome.tokens) + judging
+    said = "diverged" if result["nll"] is None else f"validation NLL {result['nll']:.4f}"
+    session.progress(f"probe: {said} after {time.perf_counter() - start:.0f} s")
+    stage = session.store.keep("probe", identity, result=result, cost=cost, provenance=provenance())
     discard_checkpoints(folder)
     return stage
+
+
+def probe_nll(stage: Stage) -> float:
+    """Return a probe's validation NLL (nats per token); inf where it diverged."""
+    nll = stage.result["nll"]
+    return math.inf if nll is None else nll
+
+
+def _judged(session: Session, model: Any, examples: Sequence[Example]) -> tuple[float | None, Cost]:
+    """Return the examples' mean NLL, None where it is not finite, and what it cost."""
+    start = time.perf_counter()
+    rows = row_nll(model.eval(), examples, session.settings.eval.batch_size, session.tokenizer.pad_token_id)
+    nll = mean_nll(rows)
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    return nll if math.isfinite(nll) else None, Cost(seconds=time.perf_counter() - start, tokens=tokens)
 
 
 def run_evaluations(
@@ -253,10 +276,11 @@ def _evaluate(
     odd = {name: value for name, value in scored.score.metrics.items() if not math.isfinite(value)}
     if odd:
         raise ValueError(f"evaluation {identity['evaluation']}: metrics are not finite: {odd}")
-    write_items(session.store.stage_folder("evaluation", identity) / "items.parquet", scored.items)
+    files = write_items(session.store.stage_folder("evaluation", identity) / ITEMS, scored.items)
     return session.store.keep(
         "evaluation",
         identity,
+        files,
         result=scored.score.model_dump(mode="json"),
         cost=Cost(seconds=scored.score.seconds, tokens=scored.score.tokens),
         provenance=provenance(),
@@ -265,6 +289,8 @@ def _evaluate(
 
 def _job(session: Session, rows: Sequence[Row], plan: AdapterPlan, seed: int, folder: Path) -> TrainJob:
     settings = session.settings
+    if reason := broken_checkpoint(folder):
+        session.store.set_aside(folder / CHECKPOINTS, reason)
     return TrainJob(
         examples=session.encode(rows),
         settings=settings.train,
@@ -278,4 +304,4 @@ def _job(session: Session, rows: Sequence[Row], plan: AdapterPlan, seed: int, fo
 
 
 def _adapter_folder(session: Session, training: Stage | None) -> Path | None:
-    return session.store.stage_folder("training", training.identity) / "adapter" if training else None
+    return session.store.stage_folder("training", training.identity) / WEIGHTS if training else None

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Data(BaseModel):
-    """Hold immutable data; refuse fields that the class does not declare."""
+    """Hold immutable data; refuse fields that the class does not declare, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # "constants" keeps a NaN in untyped values as it is, for the writer to refuse. The default would write null.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")

@@ -3,152 +3,323 @@
 <results>/<profile>/stages/<kind>-<key>/   stage.json, arrays, items, adapter; done once stage.json is there
 <results>/<profile>/records/<cell>-<key>.json
 <results>/<profile>/tables/
+
+What is broken is said once and counts as not done. The run that holds the folder's lock sets it aside, as
+<name>.broken, and makes it again. Nothing else changes or deletes it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays
-from floe_bench.harness.contracts.record import SCHEMA_VERSION, Record, Stage
-from floe_bench.harness.errors import UsageError
-from floe_bench.harness.files import atomic, digest, write_json
-from floe_bench.harness.spec.base import Data
-from floe_bench.harness.store.upgrade import upgraded
+from floe_bench.harness.contracts.record import Record, Stage
+from floe_bench.harness.errors import StorageError, UsageError
+from floe_bench.harness.files import digest, file_digest, unreadable, write_bytes, writing
+from floe_bench.harness.store.sealed import Broken, read_sealed, require_file, write_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T", bound=Data)
+STAGE_FILE = "stage.json"
+ARRAYS, ITEMS = "arrays.safetensors", "items.parquet"
+WEIGHTS = "adapter"
+"""The folder of a stage that a copy of the results may leave out. Its files are trained again when they are needed."""
+ASIDE = ".broken"
+LONGEST_NAME = 200
+"""Characters of a record's name before its key. File systems allow 255 bytes in all."""
+ROOM = 64 * 1024
+"""Bytes that must fit into a folder before a run spends anything."""
+
+
+def to_stderr(text: str) -> None:
+    """Print a line for people."""
+    print(f"floe-bench: {text}", file=sys.stderr)
 
 
 class Store:
-    """Keep the results of one profile."""
+    """Keep the results of one profile.
 
-    def __init__(self, results: Path, profile: str):
+    say: takes a line about what is broken. No line is said twice.
+    """
+
+    def __init__(self, results: Path, profile: str, say: Callable[[str], None] = to_stderr):
         self.folder = results / profile
+        self._tell = say
+        self._said: set[str] = set()
+        self._whole: set[str] = set()
+        self._running = False
 
     # --- stages ---
 
     def stage_folder(self, kind: str, identity: dict[str, Any]) -> Path:
         """Return the folder of the stage with that identity, done or not."""
-        return self.folder / "stages" / f"{kind}-{digest(identity)}"
+        return self._folder_of(f"{kind}-{digest(identity)}")
 
-    def find(self, kind: str, identity: dict[str, Any]) -> Stage | None:
-        """Return the finished stage with that identity, or None."""
-        return self.stage(kind, digest(identity))
+    def find(self, kind: str, identity: dict[str, Any], weights: bool = False) -> Stage | None:
+        """Return the finished stage with that identity, or None. weights: only if it still has its weights."""
+        return self.stage(f"{kind}-{digest(identity)}", weights)
 
-    def stage(self, kind: str, key: str) -> Stage | None:
-        """Return the finished stage with that key, or None."""
-        path = self.folder / "stages" / f"{kind}-{key}" / "stage.json"
-        return _validated(Stage, path) if path.is_file() else None
+    def stage(self, name: str, weights: bool = False) -> Stage | None:
+        """Return the finished stage of that name, or None. A stage that is broken is said to be so."""
+        folder = self._folder_of(name)
+        if not os.path.lexists(folder) or (folder.is_dir() and not os.path.lexists(folder / STAGE_FILE)):
+            return None
+        try:
+            return self._read_stage(folder, weights)
+        except Broken as error:
+            self._broken(folder, error)
+            return None
 
-    def keep(self, kind: str, identity: dict[str, Any], **content: Any) -> Stage:
-        """Mark the stage done. Call this last, after everything else in its folder is written."""
-        stage = Stage(kind=kind, key=digest(identity), identity=identity, **content)
-        write_json(self.stage_folder(kind, identity) / "stage.json", stage.model_dump(mode="json"))
+    def keep(
+        self, kind: str, identity: dict[str, Any], files: Mapping[str, str] | None = None, **content: Any
+    ) -> Stage:
+        """Mark the stage done. Call this last, after everything else in its folder is written.
+
+        files: path within the stage's folder -> sha256, of every file of it.
+        """
+        stage = Stage(kind=kind, key=digest(identity), identity=identity, files=dict(files or {}), **content)
+        self.write_stage(stage)
+        return stage
+
+    def write_stage(self, stage: Stage) -> None:
+        self._whole.discard(stage.folder)
+        write_sealed(self._folder_of(stage.folder) / STAGE_FILE, stage)
+
+    def arrays(self, stage: Stage) -> Arrays:
+        """Return the arrays that a measure kept."""
+        return read_arrays(self._folder_of(stage.folder) / ARRAYS)
+
+    def _folder_of(self, name: str) -> Path:
+        return self.folder / "stages" / name
+
+    def _read_stage(self, folder: Path, weights: bool = False) -> Stage | None:
+        """Return the stage in the folder. None where its weights are asked for and were left out. Raises Broken."""
+        try:
+            stage = read_sealed(Stage, folder / STAGE_FILE)
+        except Broken as error:
+            raise Broken(f"its {STAGE_FILE} {error}") from None
+        if stage.folder != folder.name:
+            raise Broken(f"it holds the stage {stage.folder}")
+        if folder.name not in self._whole:
+            _check_files(folder, stage)
+            self._whole.add(folder.name)
+        if weights:
+            kept = [file for file in stage.files or () if file.startswith(f"{WEIGHTS}/")]
+            if not kept or not (folder / WEIGHTS).exists():
+                return None
+            _check_digests(folder, {file: (stage.files or {})[file] for file in kept})
         return stage
 
     # --- records ---
 
     def record_path(self, cell: Cell, key: str) -> Path:
         name = re.sub(r"[^A-Za-z0-9_.=+-]", "-", f"{cell.mix}--{cell.method}--seed{cell.seed}")
-        return self.folder / "records" / f"{name}--{key}.json"
+        return self.folder / "records" / f"{name[:LONGEST_NAME]}--{key}.json"
 
     def record(self, cell: Cell, key: str) -> Record | None:
-        """Return the cell's record under that key, or None."""
+        """Return the cell's record under that key where it and all stages that it rests on are whole, or None."""
         path = self.record_path(cell, key)
-        return read_record(path) if path.is_file() else None
+        if not os.path.lexists(path):
+            return None
+        record = self._read_record(path)
+        return record if record and self.rests_on_whole(record) else None
 
     def found(self, keys: Mapping[Cell, str]) -> dict[Cell, Record | None]:
         """Return each cell's record under its key, or None."""
         return {cell: self.record(cell, key) for cell, key in keys.items()}
 
     def write(self, record: Record) -> None:
-        write_json(self.record_path(record.cell, record.key), record.model_dump(mode="json"))
+        write_sealed(self.record_path(record.cell, record.key), record)
 
     def records(self) -> list[Record]:
-        """Return every record of the profile, in the order of file names."""
-        paths = (self.folder / "records").glob("[!.]*.json")  # the name of a half-written file starts with a dot
-        return [read_record(path) for path in sorted(paths)]
+        """Return every whole record of the profile, in the order of file names."""
+        folder = self.folder / "records"
+        names = [name for name in _names_in(folder) if not name.startswith(".")]  # a half-written file has a dot
+        files = [name for name in names if name.endswith(".json") and not (folder / name).is_dir()]
+        strangers = [name for name in names if name not in files and ASIDE not in name]
+        if strangers:
+            self._say(f"{folder}: ignored, as no record: {', '.join(strangers)}")
+        found = (self._read_record(folder / name) for name in files)
+        return [record for record in found if record]
+
+    def rests_on_whole(self, record: Record) -> bool:
+        """Tell whether all stages that the record rests on are whole. Say which are not."""
+        broken = False
+        for name in record.stages.all:
+            if name in self._whole:
+                continue
+            if not os.path.lexists(self._folder_of(name) / STAGE_FILE):
+                self._say(f"{self._folder_of(name)} is gone: what rests on it counts as not run")
+                broken = True
+            elif self.stage(name) is None:
+                broken = True
+        return not broken
+
+    def _read_record(self, path: Path) -> Record | None:
+        try:
+            return self._checked_record(path)
+        except Broken as error:
+            self._broken(path, error)
+            return None
+
+    def _checked_record(self, path: Path) -> Record:
+        record = read_sealed(Record, path)
+        if path.name != self.record_path(record.cell, record.key).name:
+            raise Broken(f"holds the record of {record.cell.label} under key {record.key}, which is another name")
+        return record
+
+    # --- what is broken ---
+
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Give what is broken a name that no reader takes, and say so."""
+        aside = _free_name(path)
+        with writing(aside):
+            path.rename(aside)
+        self._say(f"{path}: {reason}; set aside as {aside.name}, and made again")
+
+    def _broken(self, path: Path, error: Broken) -> None:
+        """Say what is broken. Set it aside where this process holds the lock."""
+        if self._running:
+            self.set_aside(path, str(error))
+        else:
+            self._say(f"{path}: {error}; it counts as not run, and the next run that needs it makes it again")
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._tell(text)
 
     # --- access ---
 
     def ensure_writable(self) -> None:
-        """Make the folder. Raises UsageError where it cannot be made or written."""
+        """Make the folder, and try to write.
+
+        Raises UsageError where something else has the folder's name, StorageError where the disk refuses.
+        """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"results folder {self.folder}: cannot be made ({error.strerror})") from None
-        if not os.access(self.folder, os.W_OK):
-            raise UsageError(f"results folder {self.folder}: cannot be written; choose another with --results")
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                for part in ("", "records", "stages", "tables"):
+                    if os.path.lexists(self.folder / part):
+                        _try_to_write(self.folder / part)
+        except StorageError as error:
+            if isinstance(error.__cause__, (FileExistsError, NotADirectoryError)):
+                raise UsageError(
+                    f"results folder {self.folder}: cannot be made ({error.__cause__.strerror}); "
+                    "choose another with --results"
+                ) from None
+            raise
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Lock the folder against a second run. Raises UsageError where another run holds it."""
+        """Lock the folder against a second run. Within the block, what is broken is set aside.
+
+        Raises UsageError where another run holds it, StorageError where the disk refuses.
+        """
         from filelock import FileLock, Timeout
 
         self.ensure_writable()
         lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UsageError(
-                f"another run is writing to {self.folder}: wait for it, or choose another folder with --results"
-            ) from None
+        with writing(self.folder / ".lock"):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UsageError(
+                    f"another run is writing to {self.folder}: wait for it, or choose another folder with --results"
+                ) from None
+        self._running = True
         try:
             yield
         finally:
+            self._running = False
             lock.release()
 
 
-def read_record(path: Path) -> Record:
-    """Read and validate a record. Raises UsageError for another schema version or a broken file."""
-    return _validated(Record, path)
-
-
-def _validated(kind: type[T], path: Path) -> T:
+def _names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder; none where there is no folder. Raises StorageError."""
     try:
-        return kind.model_validate(_read(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path}: {where}: {first['msg']}; remove the file and run again") from None
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _free_name(path: Path) -> Path:
+    """Return the path under a name that no reader takes, and nothing has yet."""
+    numbers = ("", *(f"-{number}" for number in range(2, 10_000)))
+    names = (path.with_name(f"{path.name}{ASIDE}{number}") for number in numbers)
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _try_to_write(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(ROOM))
+
+
+# --- the files of stages ----------------------------------------------------------------------------
+
+
+def _check_files(folder: Path, stage: Stage) -> None:
+    """Raise Broken where a file of the stage, weights aside, is not as it was written."""
+    if stage.files is None:
+        _check_readable(folder, stage.kind)
+    else:
+        _check_digests(folder, {n: sha for n, sha in stage.files.items() if not n.startswith(f"{WEIGHTS}/")})
+
+
+def _check_digests(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise Broken where a file is not the one of its sha256."""
+    for name, written in files.items():
+        try:
+            require_file(folder / name)
+            found = file_digest(folder / name)
+        except Broken as error:
+            raise Broken(f"its {name} {error}") from None
+        except OSError as error:
+            raise Broken(f"its {name} cannot be read ({error.strerror})") from None
+        if found != written:
+            raise Broken(f"its {name} was cut or altered after it was written")
+
+
+def _check_readable(folder: Path, kind: str) -> None:
+    """Raise Broken where a stage of before manifests lacks its file, or has one that cannot be read."""
+    from safetensors import SafetensorError
+
+    readers: dict[str, tuple[str, Callable[[Path], Any]]] = {
+        "measure": (ARRAYS, read_arrays),
+        "evaluation": (ITEMS, read_items),
+    }
+    if kind not in readers:
+        return
+    name, read = readers[kind]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path}: not a record of floe-bench; remove the file and run again") from None
-    current = upgraded(content, SCHEMA_VERSION) if isinstance(found, int) else None
-    if current is None:
-        raise UsageError(
-            f"{path}: schema version {found}, but this program reads version {SCHEMA_VERSION}: "
-            "use the release that wrote it, or another folder with --results"
-        )
-    return current
+        require_file(folder / name)
+        read(folder / name)
+    except Broken as error:
+        raise Broken(f"its {name} {error}") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Broken(f"its {name} cannot be read ({error})") from None
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write named arrays as safetensors, atomically."""
+def write_arrays(path: Path, arrays: Arrays) -> dict[str, str]:
+    """Write named arrays as safetensors, atomically. Return the file's entry in its stage's manifest."""
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    # save_file keeps arrays in C order only.
+    # save keeps arrays in C order only.
     rows_first = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with atomic(path) as temporary:
-        save_file(rows_first, temporary)
+    return {path.name: write_bytes(path, save(rows_first))}
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -158,10 +329,11 @@ def read_arrays(path: Path) -> Arrays:
     return load_file(path)
 
 
-def write_items(path: Path, items: pd.DataFrame) -> None:
-    """Write an evaluation's items as Parquet, one line each, atomically."""
-    with atomic(path) as temporary:
-        items.to_parquet(temporary, index=False)
+def write_items(path: Path, items: pd.DataFrame) -> dict[str, str]:
+    """Write an evaluation's items as Parquet, one line each, atomically. Return the file's entry in the manifest."""
+    content = BytesIO()
+    items.to_parquet(content, index=False)
+    return {path.name: write_bytes(path, content.getvalue())}
 
 
 def read_items(path: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import digest
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
-from floe_bench.harness.store.folder import Store, read_arrays, read_items
+from floe_bench.harness.store.folder import ITEMS, Store, read_items
 from floe_bench.harness.store.keys import result_settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ ITEMS_KEPT = 128
 
 
 class StoredResults:
-    """Give the finished records of an experiment's cells, and what their stages kept."""
+    """Give the finished records of an experiment's cells, and what their stages kept.
+
+    A record counts only where all stages that it rests on are whole.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,8 @@ class StoredResults:
         self.store = store
         self.settings = settings
         self.cells = cells
-        self.records = matching(store.records() if records is None else records, settings, cells, keys)
+        chosen = matching(store.records() if records is None else records, settings, cells, keys)
+        self.records = [record for record in chosen if store.rests_on_whole(record)]
         self._by_cell = {record.cell: record for record in self.records}
         self._read_items = lru_cache(ITEMS_KEPT)(read_items)
 
@@ -67,7 +71,7 @@ class StoredResults:
             raise SeveralMeasures(f"{record.cell.label} used {len(found)} measures of {scorer}: name its parameters")
         if not found:
             return None
-        return read_arrays(self._file(found[0].folder, "arrays.safetensors"))
+        return self.store.arrays(found[0])
 
     def items(self, record: Record, evaluation: str) -> pd.DataFrame:
         """Return the evaluation's items, one line each.
@@ -76,20 +80,13 @@ class StoredResults:
         """
         if evaluation not in record.scores:
             raise unknown(f"evaluation of {record.cell.label}:", evaluation, record.scores)
-        return self._read_items(self._file(record.stages.evaluations[evaluation], "items.parquet"))
+        return self._read_items(self.store.folder / "stages" / record.stages.evaluations[evaluation] / ITEMS)
 
     def _stage(self, name: str) -> Stage:
-        kind, _, key = name.rpartition("-")
-        stage = self.store.stage(kind, key)
+        stage = self.store.stage(name)
         if stage is None:
-            raise UsageError(f"{self.store.folder}: stage {name} is gone, but a record names it: run again")
+            raise UsageError(f"{self.store.folder}: stage {name} is gone since its record was read: run again")
         return stage
-
-    def _file(self, stage: str, name: str) -> Any:
-        path = self.store.folder / "stages" / stage / name
-        if not path.is_file():
-            raise UsageError(f"{path} is gone, but a record names it: run again")
-        return path
 
 
 def matching(

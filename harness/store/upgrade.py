@@ -61,4 +61,9 @@ def _plan_from_2(content: Content) -> Content:
     return plan | {"k": k, "details": details}
 
 
-STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}
+def _from_3(content: Content) -> Content:
+    """Say that there is no manifest of a stage's files, which came with version 4."""
+    return content if "settings" in content else content | {"files": None}
+
+
+STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -18,7 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from floe_bench.harness.contracts.record import TrainOutcome
 from floe_bench.harness.data.tokens import Example, collate
-from floe_bench.harness.files import write_json
+from floe_bench.harness.files import file_digests, read_json, write_json, writing
 from floe_bench.harness.floe.labels import at_labels
 from floe_bench.harness.spec.settings import TrainSettings
 from floe_bench.harness.training.peak_memory import peak_memory
@@ -26,15 +25,26 @@ from floe_bench.harness.training.peak_memory import peak_memory
 Progress = Callable[[str], None]
 
 
+CHECKPOINTS = "checkpoints"
+ELAPSED = "elapsed.json"
+"""A checkpoint's seconds of training, and the sha256 of its files."""
+
+
 class NonFiniteLoss(Exception):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, after so many seconds and tokens of training."""
+
+    def __init__(self, message: str, seconds: float, tokens: int):
+        super().__init__(message)
+        self.seconds = seconds
+        self.tokens = tokens
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """The inputs of `train` beside the model.
 
-    folder: holds checkpoints while training runs. A killed run resumes from the newest one.
+    folder: holds checkpoints while training runs. A killed run resumes from the newest one. Whoever trains makes sure
+        that it is whole (`broken_checkpoint`).
     bf16: whether to compute under bfloat16 autocast.
     """
 
@@ -49,8 +59,11 @@ class TrainJob:
 
 
 def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
-    """Train the parameters that require gradients, in place. Raises NonFiniteLoss."""
-    monitor = _TrainingMonitor(job)
+    """Train the parameters that require gradients, in place. Raises NonFiniteLoss; StorageError for a refusing disk."""
+    checkpoint = _newest_checkpoint(job.folder)
+    monitor = _TrainingMonitor(job, checkpoint)
+    with writing(job.folder):
+        _checkpoints(job.folder).mkdir(parents=True, exist_ok=True)
     trainer = _Trainer(
         model=model,
         args=_arguments(job),
@@ -59,7 +72,6 @@ def train(model: PreTrainedModel | Any, job: TrainJob) -> TrainOutcome:
         callbacks=[monitor],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = _newest_checkpoint(job.folder)
     with peak_memory() as peak:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Remove accelerate's autocast wrapper, so that the model computes as after loading from disk.
@@ -90,6 +102,23 @@ def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(_checkpoints(folder), ignore_errors=True)
 
 
+def broken_checkpoint(folder: Path) -> str | None:
+    """Say what is wrong with the checkpoint that `train` would resume from; None where it is whole or there is none."""
+    checkpoint = _newest_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    try:
+        written = dict(read_json(checkpoint / ELAPSED)["files"])
+        found = file_digests(checkpoint)
+    except OSError as error:
+        return f"{checkpoint.name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError):
+        return f"the {ELAPSED} of {checkpoint.name} is broken"
+    changed = sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+    changed.remove(ELAPSED)  # it cannot hold its own digest
+    return f"{', '.join(changed)} of {checkpoint.name} cut, altered or gone" if changed else None
+
+
 class _Trainer(Trainer):
     """A Trainer that computes logits only at labels, and repeats the order of rows when an epoch is resumed."""
 
@@ -102,6 +131,10 @@ class _Trainer(Trainer):
         lengths = [len(example["input_ids"]) for example in cast(list[Example], self.train_dataset)]
         per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return _EpochLengthGroupedSampler(per_step, lengths, self.args.data_seed or 0)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with writing(Path(self.args.output_dir or "")):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load the checkpoint and restore the parameters' dtypes. PEFT raises adapters to float32 on the way."""
@@ -127,10 +160,9 @@ class _EpochLengthGroupedSampler(LengthGroupedSampler):
 class _TrainingMonitor(TrainerCallback):
     """Count seconds across resumptions, ask for checkpoints, report progress, and stop at a non-finite loss."""
 
-    def __init__(self, job: TrainJob):
+    def __init__(self, job: TrainJob, checkpoint: Path | None):
         self.job = job
-        checkpoint = _newest_checkpoint(job.folder)
-        self.before = json.loads((checkpoint / "elapsed.json").read_text()) if checkpoint else 0.0
+        self.before = read_json(checkpoint / ELAPSED)["seconds"] if checkpoint else 0.0
         self.start = time.perf_counter()
 
     def seconds(self) -> float:
@@ -149,14 +181,18 @@ class _TrainingMonitor(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = _checkpoints(self.job.folder) / f"checkpoint-{state.global_step}"
-        write_json(folder / "elapsed.json", self.seconds())
+        write_json(folder / ELAPSED, {"seconds": self.seconds(), "files": file_digests(folder)})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         loss = (logs or {}).get("loss")
         if loss is None:
             return
         if not math.isfinite(loss):
-            raise NonFiniteLoss(f"the loss is {loss} at optimiser step {state.global_step}")
+            raise NonFiniteLoss(
+                f"the loss is {loss} at optimiser step {state.global_step}",
+                self.seconds(),
+                int(state.num_input_tokens_seen),
+            )
         speed = state.num_input_tokens_seen / self.seconds()
         left = (state.max_steps - state.global_step) * self.seconds() / max(1, state.global_step)
         self.job.progress(
@@ -198,10 +234,10 @@ def _arguments(job: TrainJob) -> TrainingArguments:
 
 
 def _checkpoints(folder: Path) -> Path:
-    return folder / "checkpoints"
+    return folder / CHECKPOINTS
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint. elapsed.json marks it, the last file to be written."""
-    found = [path for path in _checkpoints(folder).glob("checkpoint-*") if (path / "elapsed.json").exists()]
+    """Return the newest complete checkpoint. ELAPSED marks it, the last file to be written."""
+    found = [path for path in _checkpoints(folder).glob("checkpoint-*") if (path / ELAPSED).exists()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

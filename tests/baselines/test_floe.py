@@ -21,7 +21,7 @@ def planned(made_inputs):
             asked.append((config.r, share))
             return nll(config.r, share)
 
-        inputs.probe, inputs.workspace = probe, lambda purpose: None
+        inputs.probe = probe
         method = parse_method(name)
         return method.plugin.load().plan(inputs, method.options), asked
 
@@ -35,7 +35,7 @@ def nll(r: int, share: float) -> float:
 
 def test_by_default_every_rank_is_judged_on_all_rows(planned):
     plan, asked = planned("floe")
-    literal = search(lambda r: nll(r, 1.0), 2, 16, 30, 1, None)
+    literal = search(lambda r: nll(r, 1.0), 2, 16, 30, 1)
     assert [vars(trial) for trial in plan.searched.trials] == [vars(trial) for trial in literal.trials]
     assert plan.searched.unique_trainings == len(set(asked)) == len(literal.ranks)
     assert {share for _, share in asked} == {1.0}
@@ -44,26 +44,13 @@ def test_by_default_every_rank_is_judged_on_all_rows(planned):
 
 def test_on_shares_the_best_rank_is_the_best_of_those_judged_on_all_rows(planned):
     plan, asked = planned("floe:shares=0.25+1")
-    wanted = halving_search(nll, 2, 16, 30, 1, None, (0.25, 1.0))
+    wanted = halving_search(nll, 2, 16, 30, 1, (0.25, 1.0))
     assert [vars(trial) for trial in plan.searched.trials] == [vars(trial) for trial in wanted.trials]
     assert plan.searched.unique_trainings == len(set(asked)) == wanted.unique_trainings
     full = {r: nll(r, share) for r, share in asked if share == 1}
     assert plan.peft_config.r == min(full, key=full.__getitem__) == wanted.r
     assert len(full) < len({r for r, _ in asked})
     assert plan.rank_range == (2, 16)
-
-
-def test_a_resumed_search_is_charged_for_all_that_it_trained(planned, made_inputs, tmp_path):
-    """The second plan finds its trials in the storage, and asks for each probe all the same."""
-    method = parse_method("floe:shares=0.25+1")
-    asked: list[list[tuple[int, float]]] = []
-    for _ in range(2):
-        inputs = made_inputs(seed=1, **SEARCH)
-        asked.append([])
-        inputs.probe = lambda config, share=1.0: asked[-1].append((config.r, share)) or nll(config.r, share)
-        inputs.workspace = lambda purpose: tmp_path
-        method.plugin.load().plan(inputs, method.options)
-    assert set(asked[0]) == set(asked[1]) and len(asked[1]) == len(set(asked[1]))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_run_matches_what_floe_trains_and_is_not_charged_for_its_search(tmp_pa
     floe = run_cell(resolve_cell(session, cell("floe")))
     assert floe.planning_cost.tokens > 0
     assert record.plan.matched and record.plan.matched.target == floe.plan.trainable_parameters
-    inputs = Inputs(resolve_cell(session, matched), {})
+    inputs = Inputs(resolve_cell(session, matched))
     assert inputs.planned_trainable("floe") == floe.plan.trainable_parameters
     assert inputs.account.stages == {}
     planned = plan_cell(resolve_cell(session, matched))

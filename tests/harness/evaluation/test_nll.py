@@ -1,5 +1,7 @@
 """NLL against one sequence at a time, by the definition."""
 
+import math
+
 import pandas as pd
 import pytest
 import torch
@@ -35,9 +37,8 @@ def test_the_mean_is_over_tokens_not_rows():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_that_broke_is_not_a_number(value):
-    with pytest.raises(ValueError, match="not finite"):
-        mean_nll(pd.DataFrame({"nll": [1.0, value], "tokens": [1, 2]}))
+def test_a_model_that_broke_has_no_finite_mean(value):
+    assert not math.isfinite(mean_nll(pd.DataFrame({"nll": [1.0, value], "tokens": [1, 2]})))
 
 
 SHAPE = {"vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2} | {

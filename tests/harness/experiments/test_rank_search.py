@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import friedmanchisquare
 
 from floe_bench.harness.contracts.cell import Cell
+from floe_bench.harness.contracts.plan import Searched, Trial
 from floe_bench.harness.experiments import rank_search
 from floe_bench.harness.floe.rank_search import exhaustive, search
 from floe_bench.harness.spec import profiles
@@ -52,7 +53,7 @@ def test_a_search_cut_short_is_the_whole_one_as_far_as_ranks_go():
     settings = profiles.load("tiny", {"search.trials": 70, "study.repeated_searches": 3})
     curve = {r: 2 + 0.01 * (r - 9) ** 2 for r in range(2, 17)}
     for seed, found in enumerate(rank_search.replayed(curve, settings)):
-        whole = search(curve.__getitem__, 2, 16, 70, seed, storage=None)
+        whole = search(curve.__getitem__, 2, 16, 70, seed)
         assert (found.ranks, found.r) == (whole.ranks, whole.r)
 
 
@@ -69,10 +70,23 @@ def test_searches_of_all_trials_find_the_optimum_and_of_one_as_often_as_it_comes
     (row,) = rank_search.tables(many)[0].frame.to_dict("records")
     assert (row["best_r"], row["found"], row["regret_max"], row["at_edge"]) == (4, 1.0, 0.0, False)
     assert row["random_unique_to_best"] == 3.0 and row["range"] == pytest.approx(0.5)
-    first = [search(CURVE.__getitem__, 2, 6, 1, seed, None).r for seed in range(20)]
+    first = [search(CURVE.__getitem__, 2, 6, 1, seed).r for seed in range(20)]
     (row,) = rank_search.tables(one)[0].frame.to_dict("records")
     assert row["found"] == first.count(4) / 20 and row["unique_mean"] == 1.0
     assert row["regret_mean"] == pytest.approx(np.mean([CURVE[r] - 1.0 for r in first]))
+
+
+def test_a_rank_that_diverged_is_not_on_the_curve_and_no_search_prefers_it(made):
+    trials = (*history(CURVE).trials, Trial(number=5, r=7, value=None, reused=False))
+    hole = (*trials[:2], Trial(number=2, r=4, value=None, reused=False), *trials[3:])
+    for searched, best in ((trials, 4), (hole, 5)):
+        results = made(rank_search, mixes="dolly", search__trials=60, study__repeated_searches=4)
+        found = Searched(trials=searched, unique_trainings=6, optimum_at_edge=False)
+        results.add(cell(), [0], searched=found)
+        outcome, progress, curve, _ = (table.frame for table in rank_search.tables(results))
+        assert outcome["best_r"].tolist() == [best] and outcome["found"].tolist() == [1.0]
+        assert set(curve["r"]) == {trial.r for trial in searched if trial.value is not None}
+        assert np.isfinite(progress[["tpe_mean", "random_mean"]].to_numpy()).all()
 
 
 def test_progress_ends_without_regret_where_every_rank_was_tried(made):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from floe_bench.harness.floe.rank_search import STUDY_NAME, halving_search, search
+from floe_bench.harness.floe.rank_search import EveryRankDiverged, halving_search, search
 
 SHARES = (0.25, 0.5, 1.0)
 
@@ -29,13 +29,8 @@ class Counted:
         return share_curve(r, share)
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return f"sqlite:///{tmp_path / 'trials.db'}"
-
-
-def by_halving(objective=share_curve, low=2, high=16, trials=30, seed=0, storage=None, shares=SHARES):
-    return halving_search(objective, low, high, trials, seed, storage, shares)
+def by_halving(objective=share_curve, low=2, high=16, trials=30, seed=0, shares=SHARES):
+    return halving_search(objective, low, high, trials, seed, shares)
 
 
 def shares_reached(ranks, shares) -> list[float]:
@@ -94,46 +89,30 @@ def test_values_at_a_share_do_not_compete_with_those_at_the_whole():
 def test_the_whole_as_the_only_share_is_the_literal_search(seed):
     objective = Counted()
     found = by_halving(objective, trials=25, seed=seed, shares=[1])
-    assert found == search(lambda r: share_curve(r, 1.0), 2, 16, 25, seed, None)
+    assert found == search(lambda r: share_curve(r, 1.0), 2, 16, 25, seed)
     assert found.shares == (1,) and found.unique_trainings == len(found.ranks)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2, 3, 5, 9, 13])
-def test_wherever_it_is_interrupted_it_resumes_to_the_uninterrupted_one(fail_at, storage):
+def test_wherever_it_is_interrupted_it_repeats_to_the_uninterrupted_one(fail_at):
+    """What was trained is kept, as finished probes are."""
     whole = by_halving(trials=20)
+    values: dict[tuple[int, float], float] = {}
+
+    def kept(counted):
+        def objective(r, share):
+            if (r, share) not in values:
+                values[r, share] = counted(r, share)
+            return values[r, share]
+
+        return objective
+
     with pytest.raises(KeyboardInterrupt):
-        by_halving(Counted(fail_at), trials=20, storage=storage)
-    resumed = Counted()
-    assert by_halving(resumed, trials=20, storage=storage) == whole
-    assert len(resumed.calls) <= whole.unique_trainings
-    again = Counted()
-    assert by_halving(again, trials=20, storage=storage) == whole
-    assert by_halving(again, trials=7, storage=storage).trials == whole.trials[:7]
-    assert again.calls == []
-
-
-def test_pruned_trials_are_pruned_trials_of_optuna(storage):
-    import optuna
-
-    found = by_halving(trials=12, storage=storage)
-    backend = optuna.storages.RDBStorage(storage)
-    study = optuna.load_study(study_name=STUDY_NAME, storage=backend)
-    assert [t.state.name for t in study.trials] == [
-        "COMPLETE" if trial.share == 1 else "PRUNED" for trial in found.trials
-    ]
-    assert [list(t.intermediate_values.values()) for t in study.trials] == [
-        [share_curve(trial.r, share) for share in SHARES if share <= trial.share] for trial in found.trials
-    ]
-    assert study.best_value == found.value
-    assert study.user_attrs["search"] == {"low": 2, "high": 16, "seed": 0, "shares": [0.25, 0.5, 1.0]}
-    backend.remove_session()
-    backend.engine.dispose()
-
-
-def test_a_storage_of_other_shares_is_refused(storage):
-    by_halving(trials=1, storage=storage)
-    with pytest.raises(ValueError, match=r"holds a rank search of .*, not of "):
-        by_halving(trials=2, storage=storage, shares=(0.5, 1.0))
+        by_halving(kept(Counted(fail_at)), trials=20)
+    assert len(values) == fail_at - 1
+    rest = Counted()
+    assert by_halving(kept(rest), trials=20) == whole
+    assert len(rest.calls) == whole.unique_trainings - (fail_at - 1)
 
 
 @pytest.mark.parametrize("shares", [(), (0.5,), (0.0, 1.0), (-0.5, 1.0), (0.5, 0.5, 1.0), (0.5, 0.25, 1.0), (0.5, 2.0)])
@@ -142,6 +121,26 @@ def test_shares_that_do_not_ascend_to_the_whole_are_refused(shares):
         by_halving(shares=shares)
 
 
-def test_a_value_at_a_share_must_be_finite():
-    with pytest.raises(ValueError, match="rank 7 is nan"):
-        by_halving(lambda r, share: float("nan") if share == 0.5 else 1.0, low=7, high=7)
+@pytest.mark.parametrize("at", SHARES)
+def test_a_rank_that_diverges_at_any_share_fails_there_and_hides_no_other(at):
+    """Ranks below 12 look best on the first rows and diverge at `at`: those that are left compete among themselves."""
+
+    def objective(r, share):
+        if r < 12:
+            return math.nan if share == at else 0.1
+        return share_curve(r, share)
+
+    for seed in range(5):
+        found = by_halving(objective, trials=20, seed=seed)
+        assert found.r >= 12 and found.value == share_curve(found.r, 1.0)
+        failed = [trial for trial in found.trials if trial.value is None]
+        assert failed and {trial.share for trial in failed} == {at} and max(trial.r for trial in failed) < 12
+        left = [trial.r for trial in found.trials if trial.value is not None and trial.r >= 12]
+        reached = [trial.share for trial in found.trials if trial.r >= 12]
+        if at == SHARES[0]:
+            assert reached == shares_reached(left, SHARES)
+
+
+def test_where_every_rank_diverges_at_some_share_the_search_says_so():
+    with pytest.raises(EveryRankDiverged, match="not finite at any rank"):
+        by_halving(lambda r, share: math.nan if share == 0.5 else 1.0, trials=6)

@@ -1,5 +1,6 @@
 import logging
 import logging.handlers
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import floe_bench.harness.floe.rank_search as rank_search
-from floe_bench.harness.floe.rank_search import RankSearch, Trial, exhaustive, search
+from floe_bench.harness.floe.rank_search import EveryRankDiverged, RankSearch, Trial, exhaustive, search
 
 ROOT = Path(rank_search.__file__).parents[2]
 
@@ -34,14 +35,9 @@ class Counted:
         return curve(r)
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return f"sqlite:///{tmp_path / 'trials.db'}"
-
-
 def test_each_rank_is_trained_once_and_its_value_reused():
     objective = Counted()
-    found = search(objective, 2, 16, trials=40, seed=0, storage=None)
+    found = search(objective, 2, 16, trials=40, seed=0)
     assert len(found.trials) == 40
     assert max(Counter(objective.calls).values()) == 1
     assert found.unique_trainings == len(objective.calls) == len({trial.r for trial in found.trials}) < 40
@@ -52,143 +48,128 @@ def test_each_rank_is_trained_once_and_its_value_reused():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_finds_the_optimum_of_a_convex_curve(seed):
-    found = search(curve, 2, 16, trials=40, seed=seed, storage=None)
+    found = search(curve, 2, 16, trials=40, seed=seed)
     assert (found.r, found.value, found.at_edge) == (9, 1.0, False)
 
 
 def test_suggestions_learn_from_the_history():
     """After the random start-up, TPE tries ranks near the optimum more often than chance (5 of 15) would."""
-    late = [t.r for seed in range(5) for t in search(curve, 2, 16, 40, seed, None).trials[10:]]
+    late = [t.r for seed in range(5) for t in search(curve, 2, 16, 40, seed).trials[10:]]
     assert sum(7 <= r <= 11 for r in late) / len(late) > 0.45
 
 
 def test_one_seed_gives_one_search_and_another_seed_another():
-    first, again, other = (search(curve, 2, 16, trials=15, seed=s, storage=None) for s in (3, 3, 4))
+    first, again, other = (search(curve, 2, 16, trials=15, seed=s) for s in (3, 3, 4))
     assert first == again
     assert first.trials != other.trials
 
 
 def test_of_equal_ranks_the_smaller_wins():
-    found = search(lambda r: 0.5, 2, 16, trials=20, seed=0, storage=None)
+    found = search(lambda r: 0.5, 2, 16, trials=20, seed=0)
     assert found.r == min(trial.r for trial in found.trials)
     assert exhaustive(lambda r: abs(r - 5.0), [6, 4, 2]).r == 4
 
 
 def test_the_edge_of_the_range_is_reported():
-    assert search(lambda r: -r, 2, 5, trials=20, seed=0, storage=None).at_edge
-    assert search(lambda r: r, 2, 5, trials=20, seed=0, storage=None).at_edge
-    assert search(curve, 7, 7, trials=3, seed=0, storage=None) == RankSearch(
+    assert search(lambda r: -r, 2, 5, trials=20, seed=0).at_edge
+    assert search(lambda r: r, 2, 5, trials=20, seed=0).at_edge
+    assert search(curve, 7, 7, trials=3, seed=0) == RankSearch(
         7, curve(7), tuple(Trial(n, 7, curve(7), n > 0) for n in range(3)), 7, 7
     )
 
 
-def test_a_longer_search_continues_a_shorter_one(storage):
-    whole = search(curve, 2, 16, trials=13, seed=1, storage=None)
+class Kept:
+    """An objective that keeps its values, as a folder of finished probes does."""
+
+    def __init__(self, objective):
+        self.objective = objective
+        self.values: dict[int, float] = {}
+
+    def __call__(self, r):
+        if r not in self.values:
+            self.values[r] = self.objective(r)
+        return self.values[r]
+
+
+def test_a_longer_search_continues_a_shorter_one():
+    whole = search(curve, 2, 16, trials=13, seed=1)
     objective = Counted()
-    assert search(objective, 2, 16, trials=6, seed=1, storage=storage).trials == whole.trials[:6]
-    assert search(objective, 2, 16, trials=13, seed=1, storage=storage) == whole
-    assert len(objective.calls) == whole.unique_trainings
-    # Nothing is left to try, so nothing is trained; a shorter search of the same storage is its beginning.
-    assert search(objective, 2, 16, trials=6, seed=1, storage=storage).trials == whole.trials[:6]
+    kept = Kept(objective)
+    assert search(kept, 2, 16, trials=6, seed=1).trials == whole.trials[:6]
+    assert search(kept, 2, 16, trials=13, seed=1) == whole
     assert len(objective.calls) == whole.unique_trainings
 
 
-KILLED_IN_TRAINING = """
-import os, signal, sys
-from floe_bench.harness.floe.rank_search import search
-
-calls = 0
-
-def objective(r):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1.0 + (r - 9) ** 2 / 100
-
-search(objective, 2, 16, trials=18, seed=2, storage=sys.argv[1])
-"""
-
-
-def test_a_killed_search_resumes_to_the_uninterrupted_one(storage):
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_search_repeated_on_what_was_kept_is_the_uninterrupted_one(error):
+    """Interrupted at the first training, at the second, and where suggestions depend on the history."""
     objective = Counted()
-    whole = search(objective, 2, 16, trials=18, seed=2, storage=None)
-    # The last training but one: past the ten random start-up trials, where suggestions depend on the history.
-    last_killed = len(objective.calls) - 1
-    assert [t.number for t in whole.trials if not t.reused][last_killed - 1] > 10
-
-    for call in (3, last_killed - 2):  # the second process starts with two trainings done
-        process = subprocess.run(
-            [sys.executable, "-c", KILLED_IN_TRAINING, storage, str(call)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            timeout=60,
-        )
-        assert process.returncode == -9, process.stderr.decode()
-
-    resumed = Counted()
-    assert search(resumed, 2, 16, trials=18, seed=2, storage=storage) == whole
-    assert resumed.calls == objective.calls[last_killed - 1 :]
-
-
-def test_an_exception_in_the_objective_propagates_and_the_search_resumes(storage):
-    whole = search(curve, 2, 16, trials=14, seed=5, storage=None)
-    for fail_at, error in ((1, RuntimeError), (2, KeyboardInterrupt), (5, RuntimeError)):
+    whole = search(objective, 2, 16, trials=18, seed=2)
+    last = len(objective.calls) - 1
+    assert [t.number for t in whole.trials if not t.reused][last - 1] > 10, "past the ten random trials"
+    kept = Kept(curve)
+    for fail_at in (1, 2, last - 2):
+        kept.objective = Counted(fail_at, error)
         with pytest.raises(error, match="training broke"):
-            search(Counted(fail_at, error), 2, 16, trials=14, seed=5, storage=storage)
-    assert search(curve, 2, 16, trials=14, seed=5, storage=storage) == whole
+            search(kept, 2, 16, trials=18, seed=2)
+    kept.objective = rest = Counted()
+    assert search(kept, 2, 16, trials=18, seed=2) == whole
+    assert set(rest.calls) < set(objective.calls)
 
 
-def test_the_study_is_an_ordinary_optuna_study(storage):
-    import optuna
+# --- ranks that diverge -----------------------------------------------------------------------------
 
-    with pytest.raises(RuntimeError):
-        search(Counted(fail_at=3), 2, 16, trials=8, seed=0, storage=storage)
-    found = search(curve, 2, 16, trials=8, seed=0, storage=storage)
-    backend = optuna.storages.RDBStorage(storage)
-    study = optuna.load_study(study_name=rank_search.STUDY_NAME, storage=backend)
-    complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
-    assert [(t.params["r"], t.value, t.user_attrs["reused"]) for t in complete] == [
-        (t.r, t.value, t.reused) for t in found.trials
-    ]
-    assert len(study.trials) == 8, "a trial that was interrupted is not stored"
-    assert study.best_value == found.value
-    backend.remove_session()
-    backend.engine.dispose()
+NOT_FINITE = [float("nan"), float("inf"), float("-inf")]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_is_refused(value):
-    with pytest.raises(ValueError, match=r"rank 7 is -?(nan|inf)"):
-        search(lambda r: value, 7, 7, trials=2, seed=0, storage=None)
-    with pytest.raises(ValueError, match=r"rank 4 is -?(nan|inf)"):
-        exhaustive(lambda r: value if r == 4 else 1.0, [2, 4, 8])
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_a_rank_that_diverges_fails_its_trials_and_the_search_goes_on(value):
+    found = search(lambda r: value if r >= 8 else curve(r), 2, 16, trials=40, seed=0)
+    assert len(found.trials) == 40
+    assert {trial.r for trial in found.trials if trial.value is None} == {r for r in found.ranks if r >= 8} != set()
+    assert (found.r, found.value) == (7, curve(7)), "the best of those that are left"
+    assert found.unique_trainings == len(found.ranks)
+    assert [trial.number for trial in found.trials] == list(range(40))
 
 
-def test_a_refused_value_is_tried_again_on_resume(storage):
-    with pytest.raises(ValueError, match="rank 7 is nan"):
-        search(lambda r: float("nan"), 7, 7, trials=1, seed=0, storage=storage)
-    assert search(curve, 7, 7, trials=1, seed=0, storage=storage).value == curve(7)
+def test_a_diverging_rank_is_trained_once():
+    counted = Counted()
+
+    def diverging(r):
+        counted(r)
+        return math.nan if r % 2 else curve(r)
+
+    search(diverging, 2, 9, trials=40, seed=0)
+    assert max(Counter(counted.calls).values()) == 1
 
 
-@pytest.mark.parametrize("changed", [{"low": 3}, {"high": 15}, {"seed": 1}])
-def test_a_storage_of_another_search_is_refused(storage, changed):
-    settings = {"low": 2, "high": 16, "seed": 0}
-    search(curve, **settings, trials=1, storage=storage)
-    with pytest.raises(ValueError, match=r"holds a rank search of .*, not of "):
-        search(curve, **{**settings, **changed}, trials=2, storage=storage)
+@pytest.mark.parametrize("first_finite", range(1, 6))
+def test_however_many_diverge_first_the_next_rank_is_found(first_finite):
+    calls = []
+
+    def objective(r):
+        calls.append(r)
+        return math.inf if len(calls) < first_finite else 1.0
+
+    found = search(objective, 2, 16, trials=12, seed=first_finite)
+    assert found.value == 1.0 and found.r in calls[first_finite - 1 :]
 
 
-def test_a_study_of_unknown_origin_is_refused(storage):
-    import optuna
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_where_every_rank_diverges_one_sentence_names_them(value):
+    with pytest.raises(
+        EveryRankDiverged, match=r"not finite at any rank that was tried \(7\): lower the learning rate"
+    ):
+        search(lambda r: value, 7, 7, trials=2, seed=0)
+    with pytest.raises(EveryRankDiverged, match=r"\(2, 4, 8\)"):
+        exhaustive(lambda r: value, [8, 2, 4])
 
-    backend = optuna.storages.RDBStorage(storage)
-    study = optuna.create_study(study_name=rank_search.STUDY_NAME, storage=backend)
-    study.tell(study.ask({"r": optuna.distributions.IntDistribution(2, 16)}), 1.0)
-    backend.remove_session()
-    backend.engine.dispose()
-    with pytest.raises(ValueError, match="holds a rank search of None"):
-        search(curve, 2, 16, trials=2, seed=0, storage=storage)
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_the_grid_goes_on_past_a_rank_that_diverges(value):
+    found = exhaustive(lambda r: value if r == 4 else 1.0 / r, [2, 4, 8])
+    assert [(trial.r, trial.value) for trial in found.trials] == [(2, 0.5), (4, None), (8, 0.125)]
+    assert (found.r, found.value, found.unique_trainings) == (8, 0.125, 3)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +183,7 @@ def test_a_study_of_unknown_origin_is_refused(storage):
 )
 def test_search_refuses(changed, message):
     with pytest.raises(ValueError, match=message):
-        search(curve, **{"low": 2, "high": 16, "trials": 5, "seed": 0, "storage": None, **changed})
+        search(curve, **{"low": 2, "high": 16, "trials": 5, "seed": 0, **changed})
 
 
 def test_exhaustive_tries_every_rank_of_the_grid_in_order():
@@ -220,7 +201,7 @@ def test_exhaustive_refuses(ranks):
         exhaustive(curve, ranks)
 
 
-def test_optuna_is_quiet_and_its_level_stays(storage):
+def test_optuna_is_quiet_and_its_level_stays():
     import optuna
 
     handler = logging.handlers.BufferingHandler(capacity=1000)
@@ -230,8 +211,8 @@ def test_optuna_is_quiet_and_its_level_stays(storage):
     try:
         for level in (optuna.logging.INFO, optuna.logging.ERROR):
             optuna.logging.set_verbosity(level)
-            search(curve, 2, 16, trials=2, seed=0, storage=None)
-            search(curve, 2, 16, trials=2, seed=0, storage=storage)
+            search(curve, 2, 16, trials=2, seed=0)
+            search(lambda r: math.nan if r < 9 else 1.0, 2, 16, trials=4, seed=0)
             assert logger.level == level
     finally:
         logger.removeHandler(handler)

@@ -8,9 +8,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from floe_bench.harness.data.tokens import collate
+from floe_bench.harness.errors import StorageError
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.spec.settings import TrainSettings
-from floe_bench.harness.training.trainer import NonFiniteLoss, TrainJob, discard_checkpoints, train
+from floe_bench.harness.training.trainer import (
+    NonFiniteLoss,
+    TrainJob,
+    broken_checkpoint,
+    discard_checkpoints,
+    train,
+)
+
+from ...disk import largest_file
 
 DEFAULTS = TrainSettings(learning_rate=1e-2, batch_size=4, micro_batch_size=4, epochs=2)  # pyright: ignore
 
@@ -109,6 +118,60 @@ def test_a_checkpoint_that_was_not_written_whole_is_passed_over(tiny, tiny_examp
     assert outcome.optimizer_steps == 10 == len(outcome.loss_curve)
 
 
+@pytest.fixture
+def killed(tiny, tiny_examples, tmp_path) -> Path:
+    """The folder of a training that was killed after its first checkpoint."""
+
+    def kill(text: str) -> None:
+        if text.startswith("step 3/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(adapted(tiny[0]), job(tiny_examples, tmp_path, kill, checkpoint_steps=2))
+    return tmp_path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("break_it", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_is_not_as_it_was_written_is_told_from_a_whole_one(name, break_it, killed):
+    assert broken_checkpoint(killed) is None
+    break_it(killed / "checkpoints" / "checkpoint-2" / name)
+    assert broken_checkpoint(killed) == f"{name} of checkpoint-2 cut, altered or gone"
+
+
+@pytest.mark.parametrize("text", ["", "3.5", "{}", '{"seconds": NaN, "files": {}}', '{"files": 3}', "[]"])
+def test_a_checkpoint_with_a_broken_mark_is_told(text, killed):
+    (killed / "checkpoints" / "checkpoint-2" / "elapsed.json").write_text(text)
+    assert broken_checkpoint(killed) == "the elapsed.json of checkpoint-2 is broken"
+
+
+def test_without_a_checkpoint_none_is_broken(tmp_path):
+    assert broken_checkpoint(tmp_path / "none") is None
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    assert broken_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("n_bytes", [1_000, 6_000, 15_000])
+def test_a_disk_too_full_for_a_checkpoint_stops_the_training_in_one_sentence(n_bytes, tiny, tiny_examples, tmp_path):
+    """Too full for the model card, the adapter, the optimiser's state."""
+    model = adapted(tiny[0])
+    with largest_file(n_bytes), pytest.raises(StorageError, match="checkpoints cannot be written"):
+        train(model, job(tiny_examples, tmp_path, checkpoint_steps=2))
+    assert broken_checkpoint(tmp_path) is None
+    outcome = train(model, job(tiny_examples, tmp_path, checkpoint_steps=2))
+    assert outcome.optimizer_steps == len(outcome.loss_curve) == 10
+
+
 def test_checkpointing_gives_the_same_weights_and_recomputes_no_layer_below_the_lowest_trained(
     tiny_settings, tiny_examples, tmp_path
 ):
@@ -127,6 +190,12 @@ def test_checkpointing_gives_the_same_weights_and_recomputes_no_layer_below_the_
         calls.append(seen)
     torch.testing.assert_close(trained[1], trained[0])
     assert calls == [[1, 1, 1, 1], [1, 1, 2, 2]]
+
+
+def test_a_non_finite_loss_says_what_it_cost(tiny, tiny_examples, tmp_path):
+    with pytest.raises(NonFiniteLoss) as caught:
+        train(adapted(tiny[0]), job(tiny_examples, tmp_path, learning_rate=1e30))
+    assert caught.value.seconds > 0 and 0 < caught.value.tokens < 2 * sum(len(e["input_ids"]) for e in tiny_examples)
 
 
 def test_stops_at_the_first_non_finite_loss(tiny, tiny_examples, tmp_path):

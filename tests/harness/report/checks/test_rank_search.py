@@ -13,10 +13,10 @@ LABEL = "dolly / floe / seed 0"
 
 def searched(run: Run, ranks, values, **changes) -> list[str]:
     trials = [
-        {"number": i, "r": int(r), "value": float(v), "reused": False}
+        {"number": i, "r": int(r), "value": v, "reused": False}
         for i, (r, v) in enumerate(zip(ranks, values, strict=True))
     ]
-    best = min(trials, key=lambda trial: (trial["value"], trial["r"]))["r"]
+    _, best = min((trial["value"], trial["r"]) for trial in trials if trial["value"] is not None)
     found = {"trials": trials, "optimum_at_edge": False, "unique_trainings": len(set(ranks))} | changes
     plan = run.record(LABEL).plan
     run.change(LABEL, plan=plan.model_copy(update={"r": best, "searched": Searched.model_validate(found)}))
@@ -37,6 +37,13 @@ def test_fires_where_the_best_rank_came_up_last(run):
     assert len(searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks])) == 1
     ranks = [16, 2, 12, 4, 10, 9, 7, 13, 14, 7]  # known since trial 7
     assert searched(run, ranks, [2 + 0.01 * (r - 7) ** 2 for r in ranks]) == []
+
+
+def test_fires_where_a_rank_diverged_and_judges_the_others(run):
+    ranks = range(2, 17)
+    values = [None if r in (15, 16) else 2 + 0.01 * (r - 7) ** 2 for r in ranks]
+    (message,) = searched(run, ranks, values)
+    assert message == "the rank search went on without the ranks that diverged: 15, 16"
 
 
 def test_a_search_of_every_rank_and_an_exhaustive_one_have_converged(run):
