@@ -181,8 +181,7 @@ def _reason(error: Exception, what: str, lack: str) -> str:
         return any(isinstance(cause, kind) for cause in causes)
 
     if is_a(OfflineModeIsEnabled):
-        offline = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE"
-        return f"{what} {lack} in {_cache()}, and {offline} forbids to fetch it: run once without"
+        return f"{what} {lack} in {_cache()}, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set: run once without it"
     if is_a(GatedRepoError):
         return f"{what} is gated ({asked}): accept its licence on its page and run `hf auth login`"
     if status == 404 or is_a(RepositoryNotFoundError):
