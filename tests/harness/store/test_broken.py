@@ -415,7 +415,7 @@ def test_of_before_digests_what_cannot_be_read_is_noticed(break_it, kind, store,
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**70])
 def test_a_record_that_could_not_be_read_is_not_written(value, store):
     before = everything(store)
-    with pytest.raises(ValueError, match="not a finite number|beyond 64 bits"):
+    with pytest.raises(ValueError, match=r"not a finite number|beyond 64 bits"):
         store.write(record(CELL, plan={"details": {"x": [value]}}))
     assert everything(store) == before
 
