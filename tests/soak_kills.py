@@ -23,7 +23,7 @@ from pathlib import Path
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from floe_bench.harness.cli.main import main  # noqa: E402
+from floe_bench.harness.cli.main import main
 
 GRID = ("--set", "train.checkpoint_steps=1", "--set", "train.epochs=2")
 QUICK = (

@@ -73,7 +73,9 @@ def test_a_report_goes_on_with_what_is_whole_and_a_run_makes_the_rest_again(dama
     assert report("--mixes", "dolly", *ARGUMENTS, "--experiment", "main", *results) == 0
     assert before == {path: path.read_bytes() for path in tmp_path.glob("tiny/[rs]*/**/*") if path.is_file()}
     said = run(tmp_path, *ARGUMENTS)
-    assert f"{lost} cells run, {2 - lost} already done, 0 failed" in said and "made again" in said or "is gone" in said
+    assert (
+        f"{lost} cells run, {2 - lost} already done, 0 failed" in said and "made again" in said
+    ) or "is gone" in said
     assert table(tmp_path) == table(finished)
     said = run(tmp_path, *ARGUMENTS)
     assert "0 cells run, 2 already done" in said and "broken" not in said
@@ -139,7 +141,7 @@ def test_a_disk_that_is_full_and_then_grows_loses_nothing(finished, small_disk):
     for size in ("96k", "160k", "256k", "384k", "20m"):
         code, said = code_of(small_disk(size), *ARGUMENTS, "--set", "train.checkpoint_steps=1")
         assert "Traceback" not in said and "FAILED" not in said
-        assert code == 0 or (code == STORAGE_ERROR and "make room" in said or "has room" in said), said
+        assert code == 0 or ((code == STORAGE_ERROR and "make room" in said) or "has room" in said), said
         codes.append(code)
     assert codes[0] == STORAGE_ERROR and codes[-1] == 0
     assert table(small_disk("20m")) == table(finished)

@@ -7,19 +7,22 @@ from torch import nn
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """Return the decoder layers k = 0..L-1 of a causal language model, with or without a PEFT adapter.
 
-    They are the model's only `nn.ModuleList` named `layers`, as in Llama, Mistral, Gemma 2 and Qwen 2.
+    They are the only `nn.ModuleList` of as many modules as the text model's configuration counts layers, and within
+    no other such list. The name does not matter: Llama, OPT and GPT-NeoX call it `layers`, BLOOM, Falcon and GPT-2 `h`.
 
     Raises:
         ValueError: the model has no such list, or more than one.
     """
-    found = {
+    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    lists = {
         name: module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] == "layers" and isinstance(module, nn.ModuleList)
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
     }
+    found = {name: module for name, module in lists.items() if not any(name.startswith(f"{of}.") for of in lists)}
     if len(found) != 1:
         raise ValueError(
-            f"{type(model).__name__} has {len(found)} module lists named 'layers' {list(found)}, "
+            f"{type(model).__name__} has {len(found)} lists of {n_layers} modules {list(found)}, "
             "expected exactly one: the decoder layers."
         )
     return next(iter(found.values()))

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import cache_folder, digest, remembered_digest
+from floe_bench.harness.floe.decoder import decoder_layers
 from floe_bench.harness.hub import snapshot
+from floe_bench.harness.model.checkpoint import check_finite, check_ties, load_checked
+from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.spec.settings import ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+TOKENIZER_FILES = ("tokenizer.json",)
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,59 @@ def locate(settings: ModelSettings) -> ModelRef:
 
 
 def load_model(settings: ModelSettings) -> PreTrainedModel:
-    """Load the model, in evaluation mode, on the accelerator where there is one."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    """Load the model, in evaluation mode, on the accelerator where there is one.
 
-    if _is_random(settings):
-        model = _random_model(settings)
-    else:
-        folder = locate(settings).folder or _dequantised(settings)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+    Raises:
+        UsageError: the weights are not those of the configuration (`model.checkpoint`), or not finite.
+    """
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval()  # pyright: ignore[reportArgumentType]
+    if _is_random(settings):
+        return _random_model(settings).to(device).eval()  # pyright: ignore[reportArgumentType]
+    folder = locate(settings).folder or _dequantised(settings)
+    model = load_checked(folder, dtype=getattr(torch, settings.dtype)).to(device).eval()  # pyright: ignore[reportArgumentType]
+    check_finite(folder, model)
+    return model
+
+
+def check_weights(settings: ModelSettings) -> None:
+    """Hold names and shapes of the weights against the configuration, without loading them. Raises UsageError."""
+    if not _is_random(settings):
+        folder = locate(settings).folder or _dequantised(settings)
+        check_ties(folder, load_checked(folder, device_map="meta"))
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """Load the tokenizer. It pads with EOS where it has no padding token."""
+    """Load the tokenizer. It pads with EOS where it has no padding token.
+
+    Raises:
+        UsageError: it cannot be loaded, has no EOS, or has tokens that the model's embedding has no row for.
+    """
     from transformers import AutoTokenizer
 
     if _is_random(settings):
         return byte_tokenizer()
-    tokenizer = AutoTokenizer.from_pretrained(locate(settings).folder or _dequantised(settings))
+    folder = locate(settings).folder or _dequantised(settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare exceptions for files that it cannot read
+        raise UsageError(f"the tokenizer in {folder} cannot be loaded ({_first_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise UsageError(
+            f"the tokenizer in {folder} has no EOS token, so a reply could not end: name one as eos_token in "
+            "tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    rows = shape_of(architecture(settings)).vocabulary
+    ids = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if ids:
+        token = max(ids, key=lambda name: ids[name])
+        raise UsageError(
+            f"the tokenizer in {folder} has the token {token!r} with id {ids[token]}, and the model's embedding has "
+            f"{rows} rows: they do not belong together"
+        )
     return tokenizer
 
 
@@ -124,16 +158,17 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
     Raises:
         UsageError: the configuration describes no model that transformers knows.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     values = dict(settings.config)
     try:
         if settings.path is not None:
-            return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or settings.path)
+            return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or "", trust_remote_code=False)
         return AutoConfig.for_model(values.pop("model_type"), **values)
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
         where = f"--model-path {settings.path}: config.json" if settings.path else "the profile's [model.config]"
-        raise UsageError(f"{where} describes no model that transformers knows ({error})") from error
+        raise UsageError(f"{where} describes no model that transformers knows ({_first_line(error)})") from error
 
 
 def on_meta(settings: ModelSettings) -> PreTrainedModel:
@@ -141,18 +176,42 @@ def on_meta(settings: ModelSettings) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(architecture(settings), dtype=getattr(torch, settings.dtype))
+    config = architecture(settings)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, settings.dtype), trust_remote_code=False
+            )
+    except ValueError as error:
+        raise UsageError(f"a {config.model_type} is no causal language model ({_first_line(error)})") from error
+
+
+def check_layers(model: PreTrainedModel) -> None:
+    """Raise UsageError where the model's decoder layers cannot be told."""
+    try:
+        decoder_layers(model)
+    except ValueError as error:
+        raise UsageError(f"layers cannot be selected: {error}") from error
 
 
 def _in_folder(folder: Path) -> ModelRef:
     """Return the model in a local folder. Raises UsageError where it lacks weights, config or tokenizer."""
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        found = "only an adapter there: merge it into its base model first" if adapter else "no config.json there"
+        raise UsageError(f"--model-path {folder}: {found}; give the folder of a saved model")
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin"))
+        found = "only weights as pickle, which can run code when read" if pickled else "no *.safetensors there"
         raise UsageError(
-            f"--model-path {folder}: no config.json with *.safetensors there; give the folder of a saved model"
+            f"--model-path {folder}: {found}; save the model again by transformers' save_pretrained, which writes "
+            "safetensors"
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UsageError(f"--model-path {folder}: no tokenizer.json or tokenizer.model there")
+        raise UsageError(
+            f"--model-path {folder}: no tokenizer.json there; make one of a tokenizer.model by "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…), with sentencepiece installed"
+        )
     files = sorted({file for pattern in WEIGHT_FILES for file in folder.glob(pattern)})
     content = {file.name: remembered_digest(file) for file in files}
     return ModelRef(folder, f"folder:{digest(content)}")
@@ -234,3 +293,7 @@ def byte_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,6 +17,7 @@ from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Sample
 from floe_bench.harness.contracts.record import Stage
 from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.errors import UsageError
+from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.run import method_inputs, stages
 from floe_bench.harness.run.resolved import ResolvedCell
 from floe_bench.harness.run.session import Session
@@ -243,7 +244,7 @@ def dry_plan(resolved: ResolvedCell) -> tuple[DryInputs, AdapterPlan, dict[int |
 def plan_cell(resolved: ResolvedCell) -> CellPlan:
     """Tell what one cell would do. Raises UsageError for a cell that cannot work."""
     if weights_at_hand(resolved.session):
-        resolved.session.check_tokens()
+        resolved.session.check_model()
     inputs, plan, counts = dry_plan(resolved)
     asked = dict(inputs.asked)
     done = dict(inputs.done)
@@ -295,12 +296,12 @@ def _status(resolved: ResolvedCell) -> Literal["done", "failed", "to do", "unkno
 
 
 def _memory(session: Session, plan: AdapterPlan, trainable: int) -> float:
-    settings, config = session.settings, session.meta_model.config
+    settings, shape = session.settings, shape_of(session.meta_model.config)
     base = sum(p.numel() * p.element_size() for p in session.meta_model.parameters())
     if plan.adapts == "nothing":
         return float(base)
     tokens = settings.train.micro_batch_size * settings.data.max_length
     per_layer = 2 if settings.train.gradient_checkpointing else 34
     state = 8 if plan.adapts == "everything" and settings.train.full_weights_dtype == "model" else 16
-    activations = per_layer * tokens * config.hidden_size * config.num_hidden_layers
-    return float(base + state * trainable + activations + 10 * tokens * config.vocab_size)
+    activations = per_layer * tokens * shape.hidden_size * shape.n_layers
+    return float(base + state * trainable + activations + 10 * tokens * shape.vocabulary)

@@ -9,6 +9,7 @@ from floe_bench.harness.contracts.rows import Row
 from floe_bench.harness.contracts.score import Score, Scored
 from floe_bench.harness.evaluation import multiple_choice
 from floe_bench.harness.evaluation.nll import row_nll
+from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.registry import Plugin
 from floe_bench.harness.run.session import Session
 
@@ -54,7 +55,7 @@ class Evaluating:
             items,
             num_fewshot,
             batch_size=self.settings.eval.batch_size,
-            max_length=self.model.config.max_position_embeddings,
+            max_length=shape_of(self.model.config).max_length,
         )
 
     def base(self) -> Score | None:

@@ -39,7 +39,7 @@ def check_cells(cells: Iterable[ResolvedCell]) -> None:
         for evaluation in resolved.evaluations:
             items_of(resolved.session, evaluation)
         resolved.session.mix(resolved.cell.mix)
-        resolved.session.check_tokens()
+        resolved.session.check_model()
         dry_plan(resolved)
 
 

@@ -18,8 +18,9 @@ from floe_bench.harness.data.tokens import Example, RowEncoder
 from floe_bench.harness.files import digest
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.model import parameters
+from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.spec import profiles
-from floe_bench.harness.spec.settings import Settings
+from floe_bench.harness.spec.settings import ModelSettings, Settings
 from floe_bench.harness.store.folder import Store
 
 
@@ -35,6 +36,7 @@ class Session:
         self._trainable: dict[Any, dict[str, int]] = {}
         self._varied: dict[tuple[Any, ...], Session] = {}
         self._base_models: dict[str, base_model.BaseModel] = {}
+        self._checked: list[ModelSettings] = []
         self.items: dict[str, list[dict[str, Any]]] = {}
         self.overlaps: dict[str, Overlap] = {}
 
@@ -61,7 +63,7 @@ class Session:
 
     @cached_property
     def n_layers(self) -> int:
-        return base_model.architecture(self.settings.model).num_hidden_layers
+        return shape_of(base_model.architecture(self.settings.model)).n_layers
 
     @property
     def base_model(self) -> base_model.BaseModel:
@@ -132,8 +134,13 @@ class Session:
         """Return the digest of `text`."""
         return digest([[row.completion for row in side] for side in self.text])
 
-    def check_tokens(self) -> None:
-        """Raise UsageError where tokenizer, template and window do not fit. Reads the tokenizer, but no weights."""
+    def check_model(self) -> None:
+        """Raise UsageError where weights, layers, tokenizer, template and window do not fit. Loads no weights."""
+        model = self.settings.model
+        if model not in self._checked:
+            base_model.check_weights(model)
+            base_model.check_layers(self.meta_model)
+            self._checked.append(model)
         _ = self.row_encoder
 
     @cached_property

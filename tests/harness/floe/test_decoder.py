@@ -2,6 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import LlamaConfig
 
 from floe_bench.harness.floe.decoder import base_weights, decoder_layers
 from floe_bench.harness.floe.tuner import MoeLoraConfig
@@ -19,16 +20,38 @@ def test_decoder_layers_are_found_with_and_without_an_adapter(tiny_model, archit
     assert decoder_layers(get_peft_model(model, MoeLoraConfig())) is layers
 
 
-@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.ModuleDict({"layers": nn.Linear(2, 2)})])
-def test_a_model_without_layers_is_refused(model):
-    with pytest.raises(ValueError, match=f"{type(model).__name__} has 0 module lists named 'layers'"):
-        decoder_layers(model)
+class Made(nn.Module):
+    """A model of three layers by its configuration, with lists of these lengths."""
+
+    def __init__(self, **lists: int):
+        super().__init__()
+        self.config = LlamaConfig(num_hidden_layers=3)
+        for name, length in lists.items():
+            self.add_module(name, nn.ModuleList(nn.Linear(2, 2) for _ in range(length)))
+
+
+@pytest.mark.parametrize("name", ["layers", "h", "block"])
+def test_the_lists_name_does_not_matter(name):
+    model = Made(**{name: 3, "experts": 2})
+    assert decoder_layers(model) is model.get_submodule(name)
+
+
+def test_a_list_within_the_layers_is_not_taken_for_them():
+    model = Made(layers=3)
+    for layer in model.get_submodule("layers"):  # pyright: ignore[reportGeneralTypeIssues]
+        layer.add_module("experts", nn.ModuleList(nn.Linear(2, 2) for _ in range(3)))
+    assert decoder_layers(model) is model.get_submodule("layers")
+
+
+@pytest.mark.parametrize("lists", [{}, {"layers": 2}])
+def test_a_model_without_layers_is_refused(lists):
+    with pytest.raises(ValueError, match=r"Made has 0 lists of 3 modules \[\]"):
+        decoder_layers(Made(**lists))
 
 
 def test_a_model_with_two_lists_of_layers_is_refused():
-    model = nn.ModuleDict({side: nn.ModuleDict({"layers": nn.ModuleList()}) for side in ("encoder", "decoder")})
-    with pytest.raises(ValueError, match=r"has 2 .*'encoder\.layers', 'decoder\.layers'"):
-        decoder_layers(model)
+    with pytest.raises(ValueError, match=r"has 2 .*'encoder', 'decoder'"):
+        decoder_layers(Made(encoder=3, decoder=3))
 
 
 @pytest.mark.parametrize(
