@@ -9,6 +9,7 @@ from pathlib import Path
 
 from floe_bench.harness import registry
 from floe_bench.harness.cli.grid import add_results
+from floe_bench.harness.cli.paths import path
 from floe_bench.harness.cli.quiet import quiet_libraries
 from floe_bench.harness.errors import UsageError
 
@@ -18,8 +19,8 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "names", metavar="NAME", nargs="*", help="which benchmarks (default: all; smoke only with --against)"
     )
     sub.add_argument("--repeats", metavar="N", type=_positive, default=5, help="rounds of each case (default: 5)")
-    sub.add_argument("--against", metavar="DIR", type=Path, help="another checkout of this project, for smoke")
-    sub.add_argument("--data-dir", metavar="DIR", type=Path, help="real rows (or FLOE_DATA_DIR), else embedded ones")
+    sub.add_argument("--against", metavar="DIR", type=path, help="another checkout of this project, for smoke")
+    sub.add_argument("--data-dir", metavar="DIR", type=path, help="real rows (or FLOE_DATA_DIR), else embedded ones")
     sub.add_argument("--table", action="store_true", help="print the table of all records; run nothing")
     add_results(sub)
 
@@ -37,10 +38,10 @@ def command(options: argparse.Namespace) -> int:
 
         print(_runner.table_of_records(options.results))
         return 0
-    data_dir = options.data_dir or (Path(os.environ["FLOE_DATA_DIR"]) if os.environ.get("FLOE_DATA_DIR") else None)
-    for name, path in (("--data-dir", data_dir), ("--against", options.against)):
-        if path is not None and not path.is_dir():
-            raise UsageError(f"{name} {path} is not a folder")
+    data_dir = options.data_dir or (path(os.environ["FLOE_DATA_DIR"]) if os.environ.get("FLOE_DATA_DIR") else None)
+    for name, folder in (("--data-dir", data_dir), ("--against", options.against)):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{name} {folder} is not a folder")
     chosen = [registry.find("benchmark", name) for name in dict.fromkeys(options.names)]
     quiet_libraries()
     from floe_bench.harness.benchmarks import Bench, _runner

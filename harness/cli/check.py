@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from floe_bench.harness.cli.grid import add_grid, resolve
+from floe_bench.harness.cli.paths import path
 from floe_bench.harness.cli.quiet import quiet_libraries
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     add_grid(sub)
-    sub.add_argument("--expected", metavar="FILE", type=Path, help="default: results/PROFILE/expected.json")
+    sub.add_argument("--expected", metavar="FILE", type=path, help="default: results/PROFILE/expected.json")
     sub.add_argument("--update", action="store_true", help="write the run as the new expectation, show the changes")
-    sub.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML as well")
-    sub.add_argument("--markdown", metavar="FILE", type=Path, help="write the summary as well")
+    sub.add_argument("--junit", metavar="FILE", type=path, help="write JUnit XML as well")
+    sub.add_argument("--markdown", metavar="FILE", type=path, help="write the summary as well")
 
 
 def command(options: argparse.Namespace) -> int:

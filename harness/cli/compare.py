@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from floe_bench.harness.cli.paths import path
 from floe_bench.harness.errors import UsageError
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("a", metavar="A", type=Path, help="a folder with records/, such as results/smoke")
-    sub.add_argument("b", metavar="B", type=Path, nargs="?", help="another run of the profile")
+    sub.add_argument("a", metavar="A", type=path, help="a folder with records/, such as results/smoke")
+    sub.add_argument("b", metavar="B", type=path, nargs="?", help="another run of the profile")
     sub.add_argument("--methods", metavar="X,Y", help="these two methods of run A, instead of B")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from floe_bench.harness import registry
+from floe_bench.harness.cli.paths import path
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.registry import Plugin
@@ -41,7 +42,7 @@ class Grid:
 
 def add_results(sub: argparse.ArgumentParser) -> None:
     """Add the option that names the results folder."""
-    sub.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="default: ./results")
+    sub.add_argument("--results", metavar="DIR", type=path, default=Path("results"), help="default: ./results")
 
 
 def add_profile(sub: argparse.ArgumentParser) -> None:
@@ -57,8 +58,8 @@ def add_grid(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--mixes", metavar="X,Y", help="instead of the profile's")
     sub.add_argument("--seeds", metavar="N", type=int, help="how many seeds")
     sub.add_argument("--experiment", metavar="A,B", default="main", help="which experiments, or all (default: main)")
-    sub.add_argument("--data-dir", metavar="DIR", help="read data from this folder (or FLOE_DATA_DIR)")
-    sub.add_argument("--model-path", metavar="DIR", help="read the weights from this folder")
+    sub.add_argument("--data-dir", metavar="DIR", type=path, help="read data from this folder (or FLOE_DATA_DIR)")
+    sub.add_argument("--model-path", metavar="DIR", type=path, help="read the weights from this folder")
     sub.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any other setting")
 
 
@@ -83,13 +84,13 @@ def _settings(options: argparse.Namespace) -> Settings:
         if getattr(options, key) is not None:
             overrides[key] = getattr(options, key)
     if options.data_dir is not None:
-        overrides |= {"data.source": "folder", "data.path": options.data_dir}
+        overrides |= {"data.source": "folder", "data.path": str(options.data_dir)}
     if options.model_path is not None:
-        overrides["model.path"] = options.model_path
+        overrides["model.path"] = str(options.model_path)
     overrides |= profiles.parse_assignments(options.set)
     settings = profiles.load(options.profile, overrides)
     if settings.data.source == "hub" and "data.source" not in overrides and os.environ.get("FLOE_DATA_DIR"):
-        overrides |= {"data.source": "folder", "data.path": os.environ["FLOE_DATA_DIR"]}
+        overrides |= {"data.source": "folder", "data.path": str(path(os.environ["FLOE_DATA_DIR"]))}
         settings = profiles.load(options.profile, overrides)
     return _checked(settings)
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from floe_bench.harness.cli import bench, check, compare, listing, plan, report, run, show, why
+from floe_bench.harness.cli import bench, check, compare, environment, listing, output, plan, report, run, show, why
 from floe_bench.harness.errors import StorageError, UsageError
 
-USAGE_ERROR, STORAGE_ERROR, INTERRUPTED = 2, 3, 130
+USAGE_ERROR, STORAGE_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
 
 COMMANDS = {
     "list": (listing, "methods, mixes, evaluations, experiments, checks, claims, benchmarks and profiles"),
@@ -26,14 +26,27 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    environment.settle()
+    output.settle()
     try:
-        return options.command(options)
+        options = _parser().parse_args(arguments)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"floe-bench: {error}", file=sys.stderr)
         return USAGE_ERROR
     except StorageError as error:
         print(f"floe-bench: {error}", file=sys.stderr)
+        return STORAGE_ERROR
+    except BrokenPipeError:  # whoever reads has read enough
+        output.abandon()
+        return CLOSED_PIPE
+    except OSError as error:
+        if error.errno not in output.NO_ROOM:
+            raise
+        output.abandon()
+        print(f"floe-bench: the output cannot be written ({error.strerror}): make room", file=sys.stderr)
         return STORAGE_ERROR
     except KeyboardInterrupt:
         print(

@@ -46,7 +46,7 @@ def to_text(settings: Settings, base_parameters: int, plans: Sequence[CellPlan])
     total = sum(plan.flops for plan in plans) / 1e15
     return "\n".join(
         [
-            f"{settings.model.id}: {base_parameters:,} base parameters; {len(plans)} cells",
+            f"{settings.model.path or settings.model.id}: {base_parameters:,} base parameters; {len(plans)} cells",
             "",
             tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True),
             "",

@@ -138,15 +138,15 @@ class BaseModel:
     def model(self) -> Any:
         """Load the model at the first call. Raises UsageError where the weights do not have the settings' shape."""
         if self._loaded is None:
-            self._progress(f"loading {self.settings.id}")
+            self._progress(f"loading {self.settings.path or self.settings.id}")
             model = load_model(self.settings)
             planned = {name: p.shape for name, p in on_meta(self.settings).named_parameters()}
             loaded = {name: p.shape for name, p in model.named_parameters()}
             if planned != loaded:
                 odd = sorted(planned.keys() ^ loaded.keys()) or [n for n in planned if planned[n] != loaded[n]]
                 raise UsageError(
-                    f"the weights of {self.settings.id} do not have the shape of the profile's [model.config]: "
-                    f"{', '.join(odd[:3])} differ"
+                    f"the weights of {self.settings.path or self.settings.id} do not have the shape of the "
+                    f"profile's [model.config]: {', '.join(odd[:3])} differ"
                 )
             self._loaded = model
         return self._loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -17,6 +18,14 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+RECORDED = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES",
+    "FLASH_ATTENTION_DETERMINISTIC",
+)  # fmt: skip
+"""Variables that choose threads, kernels or devices."""
+
+
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute; "missing" where one is not installed."""
@@ -30,11 +39,12 @@ def versions() -> dict[str, str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return git commit and dirty flag, versions, hardware and time. Of these a record's key has the versions only."""
+    """Return commit, versions, hardware, environment and time. Of these a record's key has the versions only."""
     return {
         "git": _git(),
         "versions": versions(),
         "hardware": hardware(),
+        "environment": {name: os.environ[name] for name in RECORDED if name in os.environ},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -79,4 +89,5 @@ def _git() -> dict[str, Any] | None:
 
 def _git_output(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
