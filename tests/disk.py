@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def largest_file(n_bytes: int) -> Iterator[None]:
-    """Let the system refuse to write any file beyond `n_bytes` (EFBIG). Python ignores the signal that comes with it."""
+    """Let the system refuse any file beyond `n_bytes` (EFBIG). Python ignores the signal that comes with it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:

@@ -11,9 +11,11 @@ from unittest.mock import Mock
 import pytest
 
 from floe_bench.harness import registry
-from floe_bench.harness.cli.main import main
+from floe_bench.harness.cli.main import STORAGE_ERROR, main
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.files import digest
+
+from .disk import largest_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -289,12 +291,32 @@ def test_a_results_folder_that_cannot_be_written(capsys, tmp_path):
     assert "results folder" in fails(capsys, "run", "tiny", "--results", str(tmp_path / "file"))
 
 
-def test_a_record_of_another_schema_version(capsys, tmp_path):
+def test_a_record_of_another_schema_version_is_said_and_skipped(capsys, tmp_path):
     records = tmp_path / "tiny" / "records"
     records.mkdir(parents=True)
-    (records / "old.json").write_text('{"schema_version": 0}')
-    error = fails(capsys, "report", "tiny", "--results", str(tmp_path))
-    assert "schema version 0" in error and "old.json" in error
+    (records / "new.json").write_text('{"schema_version": 99}')
+    assert main(["report", "tiny", "--results", str(tmp_path)]) == 0
+    error = capsys.readouterr().err
+    assert error.count("new.json") == 1 and "schema version 99" in error and "use the release that wrote it" in error
+    assert (records / "new.json").read_text() == '{"schema_version": 99}'
+
+
+def test_a_disk_that_takes_nothing_is_one_sentence_with_a_code_of_its_own(capsys, tmp_path):
+    for command in ("run", "report"):
+        with largest_file(1000):
+            assert main([command, "tiny", "--results", str(tmp_path / command)]) == STORAGE_ERROR == 3
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and "cannot be written (File too large): make room" in error[0]
+        assert "run the same command again" in error[0]
+        assert not list((tmp_path / command).rglob("*.*"))
+
+
+def test_a_broken_expectation_is_one_sentence(capsys, tmp_path):
+    path = tmp_path / "expected.json"
+    for text in ("", "[]", '{"expectation_version": NaN}', '{"a": 1, "a": 2}', "[" * 100_000):
+        path.write_text(text)
+        error = fails(capsys, "check", "tiny", "--expected", str(path), "--results", str(tmp_path))
+        assert "no expectation of floe-bench" in error or "holds no run" in error
 
 
 def test_cells_have_distinct_labels_and_keys():

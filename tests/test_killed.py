@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -55,6 +56,15 @@ def test_a_run_killed_again_and_again_ends_in_the_table_of_an_uninterrupted_one(
     run(tmp_path, *LONG)
     assert table(tmp_path) == uninterrupted
     assert not list(stages.glob("*/checkpoints"))
+
+
+def test_ten_kills_at_random_moments_change_no_table():
+    """`python tests/soak_kills.py` kills fifty times, on the whole of tiny. A failure names the seed."""
+    seed = int(time.time())
+    soak = [sys.executable, str(ROOT / "tests" / "soak_kills.py"), "10", "--quick", "--seed", str(seed)]
+    done = subprocess.run(soak, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
+    assert "the tables are equal" in done.stdout
 
 
 def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path):

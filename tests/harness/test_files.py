@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(write, old, tmp_p
 )
 def test_what_libraries_say_of_a_full_disk_is_understood(write, tmp_path):
     """They raise errors of their own, as the Trainer's checkpoints and PEFT's adapters meet them."""
-    with largest_file(1000), pytest.raises(StorageError, match="make room|has room"), files.writing(tmp_path):
+    with largest_file(1000), pytest.raises(StorageError, match=r"make room|has room"), files.writing(tmp_path):
         write(tmp_path / "file")
     with pytest.raises(StorageError, match="cannot be written"), files.writing(tmp_path):
         write(tmp_path)  # a folder
