@@ -67,13 +67,13 @@ class Soak:
     def _run(self, name: str) -> None:
         log = self.folder / f"{name}.log"
         arguments = ["run", "tiny", "--seeds", "1", *self.grid, "--results", str(self.folder / name)]
-        with log.open("a", encoding="utf-8") as said, contextlib.redirect_stderr(said):
-            with contextlib.redirect_stdout(io.StringIO()):
-                sys.exit(main(arguments))
+        silent = contextlib.redirect_stdout(io.StringIO())
+        with log.open("a", encoding="utf-8") as said, contextlib.redirect_stderr(said), silent:
+            sys.exit(main(arguments))
 
 
 def soak(kills: int, seed: int, grid: tuple[str, ...], folder: Path) -> None:
-    """Kill runs `kills` times, then let the last one finish. A run that finishes earlier is compared, and another begun.
+    """Kill runs `kills` times, then let the last one finish. One that finishes earlier is compared, and another begun.
 
     Raises AssertionError where a table differs from that of a run left alone.
     """

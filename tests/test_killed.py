@@ -59,7 +59,7 @@ def test_a_run_killed_again_and_again_ends_in_the_table_of_an_uninterrupted_one(
 
 
 def test_ten_kills_at_random_moments_change_no_table():
-    """`python tests/soak_kills.py` kills fifty times, on the whole of tiny. A failure names the seed that repeats it."""
+    """`python tests/soak_kills.py` kills fifty times, on the whole of tiny. A failure names the seed."""
     seed = int(time.time())
     soak = [sys.executable, str(ROOT / "tests" / "soak_kills.py"), "10", "--quick", "--seed", str(seed)]
     done = subprocess.run(soak, capture_output=True, text=True, timeout=300)
