@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -12,10 +11,11 @@ import pandas as pd
 from tabulate import tabulate
 
 from floe_bench.harness.benchmarks import Bench, Measurement
-from floe_bench.harness.files import write_json
+from floe_bench.harness.files import read_json, write_json
 from floe_bench.harness.registry import Plugin
 from floe_bench.harness.report.format import MISSING
 from floe_bench.harness.report.tables import to_markdown
+from floe_bench.harness.store.folder import to_stderr
 from floe_bench.harness.store.provenance import provenance
 
 FOLDER = "bench"
@@ -61,24 +61,30 @@ def to_text(title: str, measurements: Sequence[Measurement]) -> str:
 
 
 def table_of_records(results: Path) -> str:
-    """Write all records of `<results>/bench` as one Markdown table."""
+    """Write all records of `<results>/bench` as one Markdown table. What is no such record is said and left out."""
     rows = []
     for file in sorted((results / FOLDER).glob("*.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        for facts in record["measurements"]:
-            ratio = facts["ratio"]
-            rows.append(
-                {
-                    "benchmark": record["benchmark"],
-                    "case": facts["what"],
-                    "ratio": ratio and f"{ratio['numerator']} / {ratio['denominator']}",
-                    "median": ratio and f"{ratio['median']:.3g}",
-                    "rounds": ratio and f"{ratio['low']:.3g} … {ratio['high']:.3g}",
-                    "target": _target_text(facts["at_most"], facts["at_least"]),
-                    "verdict": VERDICTS[facts["met"]],
-                }
-            )
+        try:
+            rows += _rows_of(read_json(file))
+        except (OSError, ValueError, KeyError, TypeError):
+            to_stderr(f"{file}: ignored, as no record of a benchmark")
     return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True, missingval=MISSING)
+
+
+def _rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row per measurement of a benchmark's record."""
+    return [
+        {
+            "benchmark": record["benchmark"],
+            "case": facts["what"],
+            "ratio": (ratio := facts["ratio"]) and f"{ratio['numerator']} / {ratio['denominator']}",
+            "median": ratio and f"{ratio['median']:.3g}",
+            "rounds": ratio and f"{ratio['low']:.3g} … {ratio['high']:.3g}",
+            "target": _target_text(facts["at_most"], facts["at_least"]),
+            "verdict": VERDICTS[facts["met"]],
+        }
+        for facts in record["measurements"]
+    ]
 
 
 def _in_brief(measurement: Measurement) -> str:

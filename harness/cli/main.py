@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from floe_bench.harness.cli import bench, check, compare, environment, listing, output, plan, report, run, show, why
 from floe_bench.harness.errors import StorageError, UsageError
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"floe-bench: {error}", file=sys.stderr)
         return USAGE_ERROR
     except StorageError as error:
-        print(f"floe-bench: {error}", file=sys.stderr)
+        with suppress(OSError):  # the log may be what has no room
+            print(f"floe-bench: {error}", file=sys.stderr)
         return STORAGE_ERROR
     except BrokenPipeError:  # whoever reads has read enough
         output.abandon()

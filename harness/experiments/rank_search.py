@@ -48,9 +48,11 @@ def tables(results: Results) -> list[Table]:
         "Random search draws ranks evenly, repeats free: exact, no simulation. To the optimum: unique trainings until "
         "the best rank is tried; of a search that never tries it, every rank, a lower bound of its cost. Random needs "
         "(R + 1) / 2 of R ranks. TPE's first ten trials are random.",
-        "The optimum is the least of single probes: where the curve is flat beside its noise, finding it means little. "
-        "A rank that diverged is not on the curve, and in a search as bad as the worst.",
+        "The optimum is the least of single probes: where the curve is flat beside its noise, finding it means little.",
     ]
+    histories = [record.plan.searched.trials for record in results.records if record.plan.searched]
+    if any(trial.value is None for trials_of_cell in histories for trial in trials_of_cell):
+        notes.append("A rank that diverged is not on the curve. In a search it is as bad as the worst.")
     progress_notes = [
         f"Regret (nats) of the best rank so far after u unique trainings: mean, and {QUANTILES[0]:.0%} to "
         f"{QUANTILES[1]:.0%} quantiles over searches. A search that stopped earlier keeps its last value; reached: "

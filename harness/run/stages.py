@@ -205,7 +205,8 @@ def run_probe(session: Session, rows: Sequence[Row], validation: Sequence[Row], 
             result, cost = {"nll": None, "diverged": str(error)}, Cost(seconds=error.seconds, tokens=error.tokens)
         else:
             nll, judging = _judged(session, model, examples)
-            result = {"nll": nll, "training": outcome.model_dump(mode="json")}
+            odd = {} if nll is not None else {"diverged": "the validation NLL after it is not finite"}
+            result = {"nll": nll, "training": outcome.model_dump(mode="json")} | odd
             cost = Cost(seconds=outcome.seconds, tokens=outcome.tokens) + judging
     said = "diverged" if result["nll"] is None else f"validation NLL {result['nll']:.4f}"
     session.progress(f"probe: {said} after {time.perf_counter() - start:.0f} s")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STAGE_FILE = "stage.json"
 ARRAYS, ITEMS = "arrays.safetensors", "items.parquet"
+STAGE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 WEIGHTS = "adapter"
 """The folder of a stage that a copy of the results may leave out. Its files are trained again when they are needed."""
 ASIDE = ".broken"
@@ -136,20 +137,17 @@ class Store:
 
     def found(self, keys: Mapping[Cell, str]) -> dict[Cell, Record | None]:
         """Return each cell's record under its key, or None."""
-        return {cell: self.record(cell, key) for cell, key in keys.items()}
+        found = {cell: self.record(cell, key) for cell, key in keys.items()}
+        self._mention_strangers()
+        return found
 
     def write(self, record: Record) -> None:
         write_sealed(self.record_path(record.cell, record.key), record)
 
     def records(self) -> list[Record]:
         """Return every whole record of the profile, in the order of file names."""
-        folder = self.folder / "records"
-        names = [name for name in _names_in(folder) if not name.startswith(".")]  # a half-written file has a dot
-        files = [name for name in names if name.endswith(".json") and not (folder / name).is_dir()]
-        strangers = [name for name in names if name not in files and ASIDE not in name]
-        if strangers:
-            self._say(f"{folder}: ignored, as no record: {', '.join(strangers)}")
-        found = (self._read_record(folder / name) for name in files)
+        self._mention_strangers()
+        found = (self._read_record(path) for path in _paths_in(self.folder / "records") if _may_be_record(path))
         return [record for record in found if record]
 
     def rests_on_whole(self, record: Record) -> bool:
@@ -193,6 +191,13 @@ class Store:
             self.set_aside(path, str(error))
         else:
             self._say(f"{path}: {error}; it counts as not run, and the next run that needs it makes it again")
+
+    def _mention_strangers(self) -> None:
+        """Say what lies among records and stages and is neither, one line for each folder."""
+        for part, known in (("records", _may_be_record), ("stages", _may_be_stage)):
+            strangers = [path.name for path in _paths_in(self.folder / part) if not known(path)]
+            if strangers:
+                self._say(f"{self.folder / part}: ignored, as none of the {part}: {', '.join(strangers)}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -245,14 +250,25 @@ class Store:
             lock.release()
 
 
-def _names_in(folder: Path) -> list[str]:
-    """Return the sorted names in a folder; none where there is no folder. Raises StorageError."""
+def _paths_in(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted; nothing where there is no folder. Raises StorageError.
+
+    Left out are hidden files, as half-written ones are, and what was set aside.
+    """
     try:
-        return sorted(path.name for path in folder.iterdir())
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and ASIDE not in path.name)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise unreadable(folder, error) from error
+
+
+def _may_be_record(path: Path) -> bool:
+    return path.suffix == ".json" and not path.is_dir()
+
+
+def _may_be_stage(path: Path) -> bool:
+    return STAGE_NAME.fullmatch(path.name) is not None
 
 
 def _free_name(path: Path) -> Path:

@@ -10,7 +10,6 @@ whose loss became NaN while it ran has failed, and is among the missing cells.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -28,8 +27,8 @@ costs 10.4. In the reference runs' trainings the highest batch was 1.64 times th
 def find(results: Results) -> list[Finding]:
     cells: dict[str, list[str]] = defaultdict(list)
     for record in results.records:
-        for name, curve in _curves(results, record):
-            fault = _fault(curve)
+        faults = {name: _explosion(curve) for name, curve in _curves(results, record)} | _divergences(results, record)
+        for name, fault in faults.items():
             if fault:
                 cells[f"{name}: {fault}"].append(record.cell.label)
     return [Finding(message, tuple(labels)) for message, labels in cells.items()]
@@ -41,14 +40,17 @@ def _curves(results: Results, record: Record) -> Iterator[tuple[str, list[float]
     for stage in results.stages(record):
         if stage.kind == "training":
             yield f"pilot {stage.key}", stage.result["loss_curve"]
-        elif stage.kind == "probe":
+        elif stage.kind == "probe" and "diverged" not in stage.result:
             yield f"probe {stage.key}", stage.result["training"]["loss_curve"]
 
 
-def _fault(curve: Sequence[float]) -> str | None:
-    for step, loss in enumerate(curve, 1):
-        if not math.isfinite(loss):
-            return f"the loss is {loss} at step {step} of {len(curve)}"
+def _divergences(results: Results, record: Record) -> dict[str, str | None]:
+    """Return each probe that diverged, and how. Other trainings that diverge fail their cell."""
+    probes = [stage for stage in results.stages(record) if stage.kind == "probe" and "diverged" in stage.result]
+    return {f"probe {stage.key}": stage.result["diverged"] for stage in probes}
+
+
+def _explosion(curve: Sequence[float]) -> str | None:
     if not curve or max(curve) <= EXPLODING * curve[0]:
         return None
     worst = max(curve)

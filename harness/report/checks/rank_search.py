@@ -1,16 +1,15 @@
 """Rank search without a clear optimum
 
-What: a cell searched its rank, and one of four things holds. The best rank is the smallest or largest allowed. Or
+What: a cell searched its rank, and one of three things holds. The best rank is the smallest or largest allowed. Or
 the curve of validation NLL against rank is flat: its range is no wider than the curve's own roughness explains. Or
-the best rank first came up among the search's last trials, while ranks were still untried. Or a rank diverged.
+the best rank first came up among the search's last trials, while ranks were still untried.
 
 Why: at the edge, a better rank may lie outside. On a flat curve, noise picked the rank. A search that still improves
-at its end has not converged: more trials would likely change the answer. Where ranks diverge, the learning rate decides
-which rank wins.
+at its end has not converged: more trials would likely change the answer.
 
 What to do: widen search.r_min and search.r_max; give probes more rows (search.probe_rows,
 search.probe_validation_rows) or report that the rank does not matter; raise search.trials. Optuna's TPE draws its
-first ten trials at random. Lower train.learning_rate where ranks diverge.
+first ten trials at random.
 """
 
 from __future__ import annotations
@@ -45,7 +44,6 @@ def find(results: Results) -> list[Finding]:
             _at_edge(record, searched),
             _flat(searched.trials, results.settings.study.confidence),
             _not_converged(record, searched.trials),
-            _diverged(searched.trials),
         )
         findings += [Finding(message, (record.cell.label,)) for message in messages if message is not None]
     return findings
@@ -108,10 +106,3 @@ def _not_converged(record: Record, trials: Sequence[Trial]) -> str | None:
         f"the rank search has not converged: its best rank, {record.plan.r}, first came up in trial {first} of "
         f"{len(trials)}, with {len(set(ranks))} of {search.r_max - search.r_min + 1} ranks tried"
     )
-
-
-def _diverged(trials: Sequence[Trial]) -> str | None:
-    ranks = sorted({trial.r for trial in trials if trial.value is None})
-    if not ranks:
-        return None
-    return f"the rank search went on without the ranks that diverged: {', '.join(map(str, ranks))}"

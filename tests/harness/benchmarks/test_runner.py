@@ -129,3 +129,18 @@ def test_a_filled_folder_is_a_finished_grid(tmp_path):
     assert len(store.records()) == 10
     growth._find_done(store, 10)
     growth._report(store, 10)
+
+
+def test_what_is_no_benchmarks_record_is_said_and_left_out(tmp_path, capsys):
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    whole = (ROOT / "results" / "bench" / "moe_lora.json").read_text(encoding="utf-8")
+    (folder / "moe_lora.json").write_text(whole, encoding="utf-8")
+    expected = _runner.table_of_records(tmp_path)
+    broken = {"cut": whole[:500], "empty": "", "list": "[1]", "other": "{}", "number": '{"measurements": 3}'}
+    for name, text in broken.items():
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    (folder / "folder.json").mkdir()
+    assert _runner.table_of_records(tmp_path) == expected
+    said = capsys.readouterr().err.splitlines()
+    assert [Path(line.partition(": ")[2].partition(": ")[0]).stem for line in said] == sorted([*broken, "folder"])

@@ -229,8 +229,20 @@ def test_strangers_among_records_are_ignored_with_one_line(store, said):
     (folder / "notes.txt").write_text("mine")
     (folder / ".DS_Store").touch()
     assert len(store.records()) == len(store.records()) == 2
-    assert said == [f"{folder}: ignored, as no record: dir.json, notes.txt"]
+    assert said == [f"{folder}: ignored, as none of the records: dir.json, notes.txt"]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_strangers_among_stages_are_ignored_with_one_line(store, said):
+    folder = store.folder / "stages"
+    (folder / "old").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".hidden").touch()
+    keys = {CELL: "0123", OTHER: "0123"}
+    with store.exclusively():
+        assert None not in store.found(keys).values() and len(store.records()) == 2
+    assert said == [f"{folder}: ignored, as none of the stages: notes.txt, old"]
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "old").is_dir()
 
 
 def test_a_record_that_may_not_be_read_is_broken(store, said, monkeypatch):
