@@ -12,7 +12,7 @@ def path(text: str) -> Path:
     """Return the path, with "~" for the home folder, as a shell leaves it in --option=~/folder. Raises UsageError."""
     if not text or "\0" in text:
         raise UsageError(f"a path was expected, not {text!r}")
-    found = os.path.expanduser(text)  # Path("./~") would be the home folder too
+    found = os.path.expanduser(text)  # noqa: PTH111 - Path("./~") would be the home folder too
     if found.startswith("~"):
         raise UsageError(f"{text}: there is no such user's home folder")
     return Path(found)

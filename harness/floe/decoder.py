@@ -1,5 +1,7 @@
 """Find the decoder layers of a causal language model and their base weights."""
 
+from typing import Any
+
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -13,7 +15,10 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     Raises:
         ValueError: the model has no such list, or more than one.
     """
-    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"{type(model).__name__} has no configuration that counts its decoder layers")
+    n_layers = config.get_text_config(decoder=True).num_hidden_layers
     lists = {
         name: module
         for name, module in model.named_modules()

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
 from floe_bench.harness.files import cache_folder, digest, remembered_digest
-from floe_bench.harness.floe.decoder import decoder_layers
 from floe_bench.harness.hub import snapshot
 from floe_bench.harness.model.checkpoint import check_finite, check_ties, load_checked
 from floe_bench.harness.model.shape import shape_of
@@ -188,6 +187,8 @@ def on_meta(settings: ModelSettings) -> PreTrainedModel:
 
 def check_layers(model: PreTrainedModel) -> None:
     """Raise UsageError where the model's decoder layers cannot be told."""
+    from floe_bench.harness.floe.decoder import decoder_layers
+
     try:
         decoder_layers(model)
     except ValueError as error:

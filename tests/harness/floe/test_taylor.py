@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import LlamaConfig
 
 from floe_bench.harness.floe.decoder import decoder_layers
 from floe_bench.harness.floe.importance import fisher_gradients, gradient_norm, taylor, weight_magnitude
@@ -193,6 +194,7 @@ class TwoLayers(nn.Module):
     def __init__(self, order=(0, 1)):
         super().__init__()
         torch.manual_seed(0)
+        self.config = LlamaConfig(num_hidden_layers=2)
         self.embed = nn.Embedding(4, 5).requires_grad_(False)
         self.layers = nn.ModuleList([Skipping(), Skipping()])
         self.head = nn.Linear(5, 4)
@@ -310,7 +312,7 @@ def test_wrong_arguments_are_refused(tiny_model, texts, scorer):
         scorer(tiny_model(), [])
     with pytest.raises(ValueError, match=r"Samples \[1\] have no completion token"):
         scorer(tiny_model(), batched([[5, 6], [7], [8, 9, 10]], 3))
-    with pytest.raises(ValueError, match="module lists named 'layers'"):
+    with pytest.raises(ValueError, match="Linear has no configuration"):
         scorer(nn.Linear(2, 2), batched(texts, 5))
 
 

@@ -400,7 +400,7 @@ def test_provenance_does_without_git(tmp_path, monkeypatch):
 
 def test_provenance_is_json_and_describes_the_machine():
     found = json.loads(json.dumps(provenance.provenance(), allow_nan=False))
-    assert set(found) == {"git", "versions", "hardware", "time"}
+    assert set(found) == {"git", "versions", "hardware", "environment", "time"}
     assert found["hardware"]["cores"] >= 1
     assert found["hardware"]["memory_gib"] > 0
     assert found["time"].endswith("+00:00")
