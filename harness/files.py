@@ -9,12 +9,13 @@ import json
 import math
 import os
 import re
-import tempfile
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from floe_bench.harness.errors import StorageError
 
@@ -56,15 +57,18 @@ OF_LIBRARIES = re.compile(r"\(os error (?P<number>\d+)\)|inline_container\.cc|io
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say in one sentence what the disk refuses within the block. Raises StorageError, which names `path`."""
+def writing(path: Path, advice: str | None = None) -> Iterator[None]:
+    """Say in one sentence what the disk refuses within the block. Raises StorageError, which names `path`.
+
+    advice: what to do where no other place can be named by an option of the command.
+    """
     try:
         yield
     except Exception as error:
         refusal = _refusal(error)
         if refusal is None:
             raise
-        raise _storage_error(path, "written", *refusal) from error
+        raise _storage_error(path, "written", *refusal, advice) from error
 
 
 def _refusal(error: Exception) -> tuple[int | None, str] | None:
@@ -83,35 +87,86 @@ def unreadable(path: Path, error: OSError) -> StorageError:
     return _storage_error(path, "read", error.errno, error.strerror or str(error))
 
 
-def _storage_error(path: Path, done: str, number: int | None, reason: str) -> StorageError:
-    if number in NO_ROOM:
-        advice = "make room"
-    elif number in FORBIDDEN:
-        advice = "allow it or choose another folder"
-    else:
-        advice = "see that the disk is there and has room"
+def _storage_error(path: Path, done: str, number: int | None, reason: str, advice: str | None = None) -> StorageError:
     return StorageError(
-        f"{path} cannot be {done} ({reason}): {advice}, and run the same command again; what is finished is kept"
+        f"{path} cannot be {done} ({reason}): {advice or _advice(number)}, and run the same command again; "
+        "what is finished is kept"
     )
+
+
+def _advice(number: int | None) -> str:
+    if number in NO_ROOM:
+        return "make room"
+    if number in FORBIDDEN:
+        return "allow it or choose another folder"
+    return "see that the disk is there and has room"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. It replaces `path` only if the block succeeds.
+    """Yield a temporary file beside `path`. It replaces `path` only if the block succeeds.
 
     Raises StorageError where the disk refuses.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _beside(path)
+        temporary.touch(exist_ok=False)
+        permissions = temporary.stat().st_mode
         try:
             yield temporary
-            temporary.chmod(0o644)
+            temporary.chmod(permissions)  # as the umask has it; libraries write for one user alone
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, advice: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`. It becomes `path` if the block succeeds, and is dropped otherwise.
+
+    Where somebody else has made `path` meanwhile, theirs stays. Raises StorageError, with the advice, where the disk
+    refuses.
+    """
+    with writing(path, advice):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            share(temporary)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{uuid4().hex[:12]}{path.suffix}")
+
+
+def share(folder: Path) -> None:
+    """Let those read a folder's files who may read the folder. safetensors writes for one user alone."""
+    permissions = folder.stat().st_mode & 0o666
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(permissions)
+
+
+ASIDE = ".broken"
+
+
+def set_aside(path: Path) -> Path:
+    """Give what is broken a name that no reader takes, and return it. Raises StorageError."""
+    numbers = ("", *(f"-{number}" for number in range(2, 10_000)))
+    names = (path.with_name(f"{path.name}{ASIDE}{number}") for number in numbers)
+    aside = next(name for name in names if not os.path.lexists(name))
+    with writing(aside):
+        path.rename(aside)
+    return aside
 
 
 def write_bytes(path: Path, content: bytes) -> str:
@@ -192,16 +247,40 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def differing(folder: Path, digests: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the first file in `folder` that is not the one of its sha256, or None."""
+    for name, written in digests.items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                return f"its {name} {'is no file' if os.path.lexists(path) else 'is gone'}"
+            if file_digest(path) != written:
+                return f"its {name} was cut or altered after it was written"
+        except OSError as error:
+            return f"its {name} cannot be read ({error.strerror})"
+    return None
+
+
 def file_digests(folder: Path, part: str = ".") -> dict[str, str]:
     """Return path within `folder` -> sha256 of every file under its subfolder `part`, or of all files."""
     files = sorted(path for path in (folder / part).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
+ELSEWHERE = "make room there, or point XDG_CACHE_HOME at another folder"
+"""What to do where the cache cannot be written."""
+
+
 def cache_folder() -> Path:
-    """Return the folder for derived copies that outlive a run. Honours XDG_CACHE_HOME."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "floe-bench"
+    """Return the folder for derived copies that outlive a run. Honours XDG_CACHE_HOME, if it is absolute as XDG has it.
+
+    Raises StorageError where there is no home folder to hold it.
+    """
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "floe-bench"
+    except RuntimeError:
+        raise StorageError("there is no home folder to keep copies in: point XDG_CACHE_HOME at a folder") from None
 
 
 def remembered_digest(path: Path) -> str:
@@ -211,7 +290,10 @@ def remembered_digest(path: Path) -> str:
     """
     stat = path.stat()
     key = digest([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-    memo = cache_folder() / "digests" / key
+    try:
+        memo = cache_folder() / "digests" / key
+    except StorageError:
+        return file_digest(path)
     try:
         remembered = memo.read_text(encoding="ascii")
     except (OSError, ValueError):

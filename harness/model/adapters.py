@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from floe_bench.harness.contracts.plan import AdapterPlan
-from floe_bench.harness.files import writing
+from floe_bench.harness.files import share, writing
 from floe_bench.harness.model.base import BaseModel
 from floe_bench.harness.spec.settings import Settings
 
@@ -67,6 +67,7 @@ def save(model: Any, folder: Path, dtype: str) -> int:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
+        share(folder)
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 

@@ -5,10 +5,7 @@ Heavy libraries load inside the functions, because planning needs only the archi
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
-from floe_bench.harness.files import cache_folder, digest, remembered_digest
+from floe_bench.harness.files import digest, remembered_digest
 from floe_bench.harness.hub import snapshot
 from floe_bench.harness.model.checkpoint import check_finite, check_ties, load_checked
+from floe_bench.harness.model.packaged import dequantised, gguf_file
 from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.spec.settings import ModelSettings
 
@@ -52,7 +50,7 @@ def locate(settings: ModelSettings) -> ModelRef:
     if settings.source == "random":
         return ModelRef(None, f"random:{digest([settings.config, settings.seed])}")
     if settings.source == "packaged":
-        return ModelRef(None, f"gguf:{remembered_digest(_packaged_file(settings))}")
+        return ModelRef(None, f"gguf:{remembered_digest(gguf_file(settings.package))}")
     return _from_hub(settings)
 
 
@@ -67,7 +65,7 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if _is_random(settings):
         return _random_model(settings).to(device).eval()  # pyright: ignore[reportArgumentType]
-    folder = locate(settings).folder or _dequantised(settings)
+    folder = _folder(settings)
     model = load_checked(folder, dtype=getattr(torch, settings.dtype)).to(device).eval()  # pyright: ignore[reportArgumentType]
     check_finite(folder, model)
     return model
@@ -76,7 +74,7 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
 def check_weights(settings: ModelSettings) -> None:
     """Hold names and shapes of the weights against the configuration, without loading them. Raises UsageError."""
     if not _is_random(settings):
-        folder = locate(settings).folder or _dequantised(settings)
+        folder = _folder(settings)
         check_ties(folder, load_checked(folder, device_map="meta"))
 
 
@@ -90,7 +88,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
     if _is_random(settings):
         return byte_tokenizer()
-    folder = locate(settings).folder or _dequantised(settings)
+    folder = _folder(settings)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare exceptions for files that it cannot read
@@ -111,6 +109,11 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
             f"{rows} rows: they do not belong together"
         )
     return tokenizer
+
+
+def _folder(settings: ModelSettings) -> Path:
+    """Return a folder with the weights of a model that is not random."""
+    return locate(settings).folder or dequantised(settings.package)
 
 
 def _is_random(settings: ModelSettings) -> bool:
@@ -235,42 +238,6 @@ def _holds_model(folder: Path) -> bool:
     shards = json.loads(index.read_bytes())["weight_map"].values() if index.is_file() else ["model.safetensors"]
     tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     return tokenizer and all((folder / name).is_file() for name in {"config.json", *shards})
-
-
-def _packaged_file(settings: ModelSettings) -> Path:
-    """Return the GGUF file of the installed package. Raises UsageError where the package is missing."""
-    spec = importlib.util.find_spec(settings.package or "")
-    if spec is None or spec.origin is None:
-        raise UsageError(
-            f"the weights of {settings.id} come in the package {settings.package}, which is not installed: "
-            "run ./reproduce.sh, which installs it, or give --model-path"
-        )
-    return next(Path(spec.origin).parent.rglob("*.gguf"))
-
-
-def _dequantised(settings: ModelSettings) -> Path:
-    """Convert the package's GGUF to plain safetensors once. Return their folder in the cache."""
-    file = _packaged_file(settings)
-    folder = cache_folder() / "models" / f"{file.stem}-{remembered_digest(file)[:16]}"
-    if not folder.exists():
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=torch.bfloat16,
-                quantization_config=GgufConfig(dequantize=True),
-            )
-            model.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(temporary)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _random_model(settings: ModelSettings) -> PreTrainedModel:

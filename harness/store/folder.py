@@ -24,7 +24,7 @@ from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays
 from floe_bench.harness.contracts.record import Record, Stage
 from floe_bench.harness.errors import StorageError, UsageError
-from floe_bench.harness.files import digest, file_digest, unreadable, write_bytes, writing
+from floe_bench.harness.files import ASIDE, differing, digest, set_aside, unreadable, write_bytes, writing
 from floe_bench.harness.store.sealed import Broken, read_sealed, require_file, write_sealed
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ ARRAYS, ITEMS = "arrays.safetensors", "items.parquet"
 STAGE_NAME = re.compile(r"[a-z_]+-[0-9a-f]{16}")
 WEIGHTS = "adapter"
 """The folder of a stage that a copy of the results may leave out. Its files are trained again when they are needed."""
-ASIDE = ".broken"
 LONGEST_NAME = 200
 """Characters of a record's name before its key. File systems allow 255 bytes in all."""
 ROOM = 64 * 1024
@@ -180,9 +179,7 @@ class Store:
 
     def set_aside(self, path: Path, reason: str) -> None:
         """Give what is broken a name that no reader takes, and say so."""
-        aside = _free_name(path)
-        with writing(aside):
-            path.rename(aside)
+        aside = set_aside(path)
         self._say(f"{path}: {reason}; set aside as {aside.name}, and made again")
 
     def _broken(self, path: Path, error: Broken) -> None:
@@ -271,13 +268,6 @@ def _may_be_stage(path: Path) -> bool:
     return STAGE_NAME.fullmatch(path.name) is not None
 
 
-def _free_name(path: Path) -> Path:
-    """Return the path under a name that no reader takes, and nothing has yet."""
-    numbers = ("", *(f"-{number}" for number in range(2, 10_000)))
-    names = (path.with_name(f"{path.name}{ASIDE}{number}") for number in numbers)
-    return next(name for name in names if not os.path.lexists(name))
-
-
 def _try_to_write(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(ROOM))
@@ -296,16 +286,9 @@ def _check_files(folder: Path, stage: Stage) -> None:
 
 def _check_digests(folder: Path, files: Mapping[str, str]) -> None:
     """Raise Broken where a file is not the one of its sha256."""
-    for name, written in files.items():
-        try:
-            require_file(folder / name)
-            found = file_digest(folder / name)
-        except Broken as error:
-            raise Broken(f"its {name} {error}") from None
-        except OSError as error:
-            raise Broken(f"its {name} cannot be read ({error.strerror})") from None
-        if found != written:
-            raise Broken(f"its {name} was cut or altered after it was written")
+    fault = differing(folder, files)
+    if fault:
+        raise Broken(fault)
 
 
 def _check_readable(folder: Path, kind: str) -> None:

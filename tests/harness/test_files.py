@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,9 +50,50 @@ def test_a_first_write_that_raises_leaves_an_empty_folder(tmp_path):
     assert names_in(tmp_path) == []
 
 
-def test_a_written_file_can_be_read_by_all(tmp_path):
+@pytest.fixture(params=[0o022, 0o002, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def permissions(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_whoever_the_umask_lets_read_can_read_what_is_written(tmp_path, umask):
     files.write_text(tmp_path / "note", "x")
-    assert (tmp_path / "note").stat().st_mode & 0o777 == 0o644
+    with files.atomic(tmp_path / "weights") as temporary:
+        save_file({"w": torch.ones(2)}, temporary)  # safetensors writes for one user alone
+    with files.atomic_folder(tmp_path / "model", "") as temporary:
+        save_file({"w": torch.ones(2)}, temporary / "weights")
+    written = {path.name: permissions(path) for path in (*tmp_path.iterdir(), tmp_path / "model" / "weights")}
+    assert written == {"note": 0o666 & ~umask, "weights": 0o666 & ~umask, "model": 0o777 & ~umask}
+
+
+def test_an_atomic_folder_is_whole_or_absent(tmp_path):
+    with pytest.raises(RuntimeError, match="half way"), files.atomic_folder(tmp_path / "model", "") as temporary:
+        (temporary / "weights").write_text("w")
+        assert names_in(tmp_path) == [temporary.name] and temporary.name.startswith(".")
+        raise RuntimeError("half way")
+    assert names_in(tmp_path) == []
+
+
+def test_of_two_who_write_a_folder_the_first_one_wins(tmp_path):
+    with files.atomic_folder(tmp_path / "model", "") as second:
+        (second / "weights").write_text("second")
+        with files.atomic_folder(tmp_path / "model", "") as first:
+            (first / "weights").write_text("first")
+    assert names_in(tmp_path) == ["model"] and (tmp_path / "model" / "weights").read_text() == "first"
+
+
+def test_a_folder_that_cannot_be_written_gets_the_advice(tmp_path):
+    (tmp_path / "cache").touch()
+    with (
+        pytest.raises(StorageError, match=r"cache/model cannot be written \(.*\): go elsewhere, and"),
+        files.atomic_folder(tmp_path / "cache" / "model", "go elsewhere"),
+    ):
+        pass
 
 
 def test_text_is_utf8_whatever_the_locale(tmp_path):
@@ -211,6 +253,22 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_cache_folder_follows_xdg(cache):
     assert files.cache_folder() == cache
+
+
+def test_a_relative_cache_folder_is_ignored_as_xdg_has_it(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert files.cache_folder() == Path("/home/somebody/.cache/floe-bench")
+
+
+def test_without_a_home_folder_digests_are_not_remembered(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # a container's user of no name
+    (tmp_path / "weights").write_bytes(b"abc")
+    assert files.remembered_digest(tmp_path / "weights") == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(StorageError, match=r"no home folder .* XDG_CACHE_HOME"):
+        files.cache_folder()
 
 
 def test_a_remembered_digest_is_not_computed_twice(tmp_path, cache, monkeypatch):

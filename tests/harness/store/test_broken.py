@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from floe_bench.harness import files
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record, Stage
 from floe_bench.harness.spec.profiles import load
-from floe_bench.harness.store import folder as folder_module
-from floe_bench.harness.store.folder import Store, write_arrays, write_items
+from floe_bench.harness.store.folder import Store, read_arrays, write_arrays, write_items
 
 G = np.arange(60.0).reshape(20, 3)
 MEASURE, EVALUATION, TRAINING, PROBE = {"scorer": "s"}, {"evaluation": "e"}, {"rows": "r"}, {"rank": 4}
@@ -309,7 +309,7 @@ def test_a_stage_whose_arrays_or_items_are_broken_is_set_aside(break_it, kind, s
 def test_a_flipped_bit_in_a_gradient_is_noticed_though_the_file_still_reads(store, said):
     path = store.stage_folder("measure", MEASURE) / "arrays.safetensors"
     flip(path)
-    assert not np.array_equal(folder_module.read_arrays(path)["G"], G)
+    assert not np.array_equal(read_arrays(path)["G"], G)
     expect_broken(store, said, "measure")
 
 
@@ -361,8 +361,8 @@ def test_a_stage_that_is_gone_is_said_and_made_again_by_a_run(store, said):
 
 def test_each_file_is_read_once_however_many_records_rest_on_it(store, monkeypatch):
     read: list[Path] = []
-    digest = folder_module.file_digest
-    monkeypatch.setattr(folder_module, "file_digest", lambda path: read.append(path) or digest(path))
+    digest = files.file_digest
+    monkeypatch.setattr(files, "file_digest", lambda path: read.append(path) or digest(path))
     for _ in range(3):
         assert store.record(CELL, "0123") is not None
     assert sorted(path.name for path in read) == ["arrays.safetensors", "items.parquet"]
