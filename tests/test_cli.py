@@ -23,14 +23,13 @@ HEAVY = ("torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "optu
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run the command, hold it to exit code 2 and one sentence without traceback; returns the sentence."""
-    try:
-        code = main(arguments)
-    except SystemExit as exit_:
-        code = exit_.code
+    """Run the command, hold it to exit code 2 and one sentence, after the line that counts cells; returns both."""
+    code = main(arguments)
     error = capsys.readouterr().err
     assert code == 2, error
-    assert "Traceback" not in error
+    *counted, sentence = error.splitlines()
+    assert sentence.startswith("floe-bench: ") and len(sentence) < 1300 and not counted[1:]
+    assert not counted or re.fullmatch(r"\d+ cells: .* to do", counted[0])
     return error
 
 
@@ -152,6 +151,20 @@ UNKNOWN = [
     (["run", "tiny", "--set", "eval.evals=mmlu_0shots"], "mmlu_0shot"),
     (["run", "tiny", "--set", "eval.primary=mmlu_5shot"], "eval.evals"),
     (["run", "tiny", "--set", "train.epochs"], "key=value"),
+    (["rnu", "tiny"], "did you mean run?"),
+    ([], "COMMAND"),
+    (["run"], "PROFILE"),
+    (["why", "tiny"], "CELL"),
+    (["run", "tiny", "--result", "x"], "did you mean --results"),
+    (["run", "tiny", "--result=x"], "did you mean --results"),
+    (["run", "tiny", "too", "much"], "nothing is expected at 'too'"),
+    (["run", "tiny", "--seeds", "two"], "'two'"),
+    (["run", "tiny", "--set"], "--set"),
+    (["run", "ti\nny\x1b[2J"], r"ti\nny\x1b[2J"),
+    (["run", "x" * 10_000], "xx … xx"),
+    (["run", "tiny", "--set", f"{'[' * 10_000}=1"], "unknown setting"),
+    (["run", "tiny", "--results", "x" * 300], "File name too long"),
+    (["run", "tiny", "--results", "/".join(["x" * 200] * 30)], "File name too long"),
 ]
 OUT_OF_RANGE = [
     (["--methods", "lora:r=0"], "greater than or equal to 1"),
@@ -174,8 +187,12 @@ OUT_OF_RANGE = [
     (["--set", "data.pilot_fraction=0"], "data.pilot_fraction"),
     (["--set", "data.pilot_fraction=1.2"], "data.pilot_fraction"),
     (["--seeds", "0"], "seeds"),
+    (["--seeds", "1" + "0" * 12], "less than or equal to 10000"),
+    (["--set", "train.epochs=" + "9" * 5000], "train.epochs"),
+    (["--set", "train.epochs=" + "[" * 5000], "train.epochs"),
+    (["--set", "train.epochs=1\nother = 2"], "train.epochs"),
     (["--set", "train.lr_scheduler_type=cosin"], "train.lr_scheduler_type"),
-    (["--set", "model.config.model_type=lama"], "lama"),
+    (["--set", "model.config.model_type=lama"], "did you mean llama"),
     (["--methods", "lora:target_modules=lm_head"], "lm_head"),
     (["--set", "search.r_min=9"], "r_min 9 is above r_max"),
     (["--set", "train.micro_batch_size=3"], "does not divide"),
@@ -288,9 +305,21 @@ def test_a_broken_line_is_named_with_file_and_line(capsys, folder, tmp_path):
     assert "dolly.jsonl.gz, line 7" in fails(capsys, *with_folder(folder, tmp_path))
 
 
-def test_a_results_folder_that_cannot_be_written(capsys, tmp_path):
+@pytest.mark.parametrize(
+    "command", [["run", "tiny"], ["report", "tiny"], ["show", "tiny", "lora"], ["check", "tiny"], ["bench", "memory"]]
+)
+@pytest.mark.parametrize("folder", ["file", "file/deeper"])
+def test_a_file_in_the_results_folders_place(command, folder, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert "results folder" in fails(capsys, "run", "tiny", "--results", str(tmp_path / "file"))
+    assert "results folder" in fails(capsys, *command, "--results", str(tmp_path / folder))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41", "a#b", " ", 'it\'s "ü"', "-dash", "two\nlines", "\udcff", "\x1b[2J"])
+def test_any_name_does_for_a_results_folder(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "tiny", "--experiment", "main", f"--results={name}"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_record_of_another_schema_version_is_said_and_skipped(capsys, tmp_path):

@@ -12,6 +12,7 @@ from floe_bench.harness.cli.grid import add_results
 from floe_bench.harness.cli.paths import path
 from floe_bench.harness.cli.quiet import quiet_libraries
 from floe_bench.harness.errors import UsageError
+from floe_bench.harness.store.folder import Store
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def command(options: argparse.Namespace) -> int:
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{name} {folder} is not a folder")
     chosen = [registry.find("benchmark", name) for name in dict.fromkeys(options.names)]
+    Store(options.results, "bench").ensure_writable()
     quiet_libraries()
     from floe_bench.harness.benchmarks import Bench, _runner
     from floe_bench.harness.run.progress import Progress

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 from floe_bench.harness.cli import bench, check, compare, environment, listing, output, plan, report, run, show, why
-from floe_bench.harness.errors import StorageError, UsageError
+from floe_bench.harness.cli.parser import parse
+from floe_bench.harness.errors import StorageError, UsageError, on_one_line
 
 USAGE_ERROR, STORAGE_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 3, 130, 141
 
@@ -30,16 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.settle()
     output.settle()
     try:
-        options = _parser().parse_args(arguments)
+        options = parse(sys.argv[1:] if arguments is None else arguments, COMMANDS)
         code = options.command(options)
         sys.stdout.flush()
         return code
     except UsageError as error:
-        print(f"floe-bench: {error}", file=sys.stderr)
+        print(f"floe-bench: {on_one_line(str(error))}", file=sys.stderr)
         return USAGE_ERROR
     except StorageError as error:
         with suppress(OSError):  # the log may be what has no room
-            print(f"floe-bench: {error}", file=sys.stderr)
+            print(f"floe-bench: {on_one_line(str(error))}", file=sys.stderr)
         return STORAGE_ERROR
     except BrokenPipeError:  # whoever reads has read enough
         output.abandon()
@@ -56,20 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="floe-bench",
-        description="Reproduce and judge FLoE (arXiv 2506.00495) against the methods it is held against.",
-        allow_abbrev=False,
-    )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module, text) in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(command=module.command)
-        module.add_arguments(sub)
-    return parser
 
 
 if __name__ == "__main__":

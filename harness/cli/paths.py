@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,4 +16,9 @@ def path(text: str) -> Path:
     found = os.path.expanduser(text)  # noqa: PTH111 - Path("./~") would be the home folder too
     if found.startswith("~"):
         raise UsageError(f"{text}: there is no such user's home folder")
+    try:
+        os.lstat(found)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise UsageError(f"{text}: no path of this system ({error.strerror})") from None
     return Path(found)

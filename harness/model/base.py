@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from floe_bench.harness.errors import UsageError
+from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import digest, remembered_digest
 from floe_bench.harness.hub import snapshot
 from floe_bench.harness.model.checkpoint import check_finite, check_ties, load_checked
@@ -75,7 +75,9 @@ def check_weights(settings: ModelSettings) -> None:
     """Hold names and shapes of the weights against the configuration, without loading them. Raises UsageError."""
     if not _is_random(settings):
         folder = _folder(settings)
-        check_ties(folder, load_checked(folder, device_map="meta"))
+        model = load_checked(folder, device_map="meta")
+        check_ties(folder, model)
+        _check_planned(settings, model)
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -120,6 +122,18 @@ def _is_random(settings: ModelSettings) -> bool:
     return settings.source == "random" and settings.path is None
 
 
+def _check_planned(settings: ModelSettings, model: PreTrainedModel) -> None:
+    """Raise UsageError where the weights are not of the shape that the settings plan with."""
+    planned = {name: p.shape for name, p in on_meta(settings).named_parameters(remove_duplicate=False)}
+    found = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+    odd = sorted(planned.keys() ^ found.keys()) or [name for name in planned if planned[name] != found[name]]
+    if odd:
+        raise UsageError(
+            f"the weights of {settings.path or settings.id} do not have the shape of the profile's [model.config]: "
+            f"{', '.join(odd[:3])} differ"
+        )
+
+
 class BaseModel:
     """The base model and its tokenizer, each loaded at first use. Code that changes the model must undo the change."""
 
@@ -142,14 +156,7 @@ class BaseModel:
         if self._loaded is None:
             self._progress(f"loading {self.settings.path or self.settings.id}")
             model = load_model(self.settings)
-            planned = {name: p.shape for name, p in on_meta(self.settings).named_parameters()}
-            loaded = {name: p.shape for name, p in model.named_parameters()}
-            if planned != loaded:
-                odd = sorted(planned.keys() ^ loaded.keys()) or [n for n in planned if planned[n] != loaded[n]]
-                raise UsageError(
-                    f"the weights of {self.settings.path or self.settings.id} do not have the shape of the "
-                    f"profile's [model.config]: {', '.join(odd[:3])} differ"
-                )
+            _check_planned(self.settings, model)
             self._loaded = model
         return self._loaded
 
@@ -161,9 +168,12 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
         UsageError: the configuration describes no model that transformers knows.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     values = dict(settings.config)
+    kind = values.get("model_type")
+    if settings.path is None and kind not in CONFIG_MAPPING:
+        raise unknown("model.config.model_type", str(kind), CONFIG_MAPPING.keys())
     try:
         if settings.path is not None:
             return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or "", trust_remote_code=False)

@@ -25,6 +25,10 @@ Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValida
 Lengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)]
 
 
+MOST = 10_000
+"""Cells, trials and draws that one number may ask for: more is a slip, and listing them would take hours."""
+
+
 class Section(BaseModel):
     """Group settings: immutable, and strict about names."""
 
@@ -130,7 +134,7 @@ class SearchSettings(Section):
 
     r_min: int = Field(2, ge=1)
     r_max: int = Field(16, ge=1)
-    trials: int = Field(100, ge=1)
+    trials: int = Field(100, ge=1, le=MOST)
     probe_rows: int = Field(512, ge=1, description="training rows of one short adaptation")
     probe_validation_rows: int = Field(
         256, ge=1, description="other training rows that judge it; no evaluation ever scores them"
@@ -163,20 +167,20 @@ class StudySettings(Section):
     confidence: float = Field(0.95, gt=0, lt=1, description="of every interval")
     pilot_fractions: Shares = (0.3, 0.5, 1.0)
     pilot_epochs: Lengths = (0.5, 1.0, 2.0)
-    disjoint_parts: int = Field(2, ge=2, description="disjoint subsets of the training rows")
+    disjoint_parts: int = Field(2, ge=2, le=MOST, description="disjoint subsets of the training rows")
     sample_sizes: Counts = (8, 16, 32, 64, 128, 256)
     block_sizes: Counts = (2, 4)
     taylor_budgets: Shares = (0.1, 0.2, 0.25, 0.3, 0.5, 1.0)
     layer_fractions: Shares = (0.01, 0.1, 0.25, 0.5, 0.75, 1.0)
     experts: Counts = (1, 2, 4, 8)
-    random_draws: int = Field(20, ge=2)
+    random_draws: int = Field(20, ge=2, le=MOST)
     drift_shares: Shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    repeated_searches: int = Field(50, ge=1, description="rank searches simulated on a stored curve")
+    repeated_searches: int = Field(50, ge=1, le=MOST, description="rank searches simulated on a stored curve")
     depths: Counts = (4, 8, 16, 32)
     planted_counts: Counts = (2, 1, 3)
     planted_noises: Shares = (0.0, 0.25, 0.5)
     planted_samples: Counts = (128, 32, 8)
-    planted_seeds: int = Field(10, ge=1)
+    planted_seeds: int = Field(10, ge=1, le=MOST)
 
 
 class Settings(Section):
@@ -185,7 +189,7 @@ class Settings(Section):
     description: str
     methods: Names = Field(min_length=1)
     mixes: Names = Field(min_length=1)
-    seeds: int = Field(1, ge=1, description="how many; they are 0, 1, ...")
+    seeds: int = Field(1, ge=1, le=MOST, description="how many; they are 0, 1, ...")
     model: ModelSettings
     data: DataSettings = Field(default_factory=DataSettings)  # pyright: ignore[reportArgumentType]
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)  # pyright: ignore[reportArgumentType]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.inputs import Arrays
 from floe_bench.harness.contracts.record import Record, Stage
-from floe_bench.harness.errors import StorageError, UsageError
+from floe_bench.harness.errors import StorageError, UsageError, on_one_line
 from floe_bench.harness.files import ASIDE, differing, digest, set_aside, unreadable, write_bytes, writing
 from floe_bench.harness.store.sealed import Broken, read_sealed, require_file, write_sealed
 
@@ -43,7 +43,7 @@ ROOM = 64 * 1024
 
 def to_stderr(text: str) -> None:
     """Print a line for people."""
-    print(f"floe-bench: {text}", file=sys.stderr)
+    print(f"floe-bench: {on_one_line(text)}", file=sys.stderr)
 
 
 class Store:
@@ -256,6 +256,8 @@ def _paths_in(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and ASIDE not in path.name)
     except FileNotFoundError:
         return []
+    except NotADirectoryError:
+        raise UsageError(f"results folder {folder.parent}: {folder} is in no folder, but in a file") from None
     except OSError as error:
         raise unreadable(folder, error) from error
 

@@ -63,9 +63,10 @@ def _toml_value(text: str) -> Any:
     if text == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # numbers and nesting that Python refuses are no TOML either
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def setting_names(section: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
