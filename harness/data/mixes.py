@@ -67,37 +67,22 @@ def split_settings(settings: Settings) -> dict[str, Any]:
 def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
     """Read a mix and split it by content hash. A cap is spread evenly over the mix's domains.
 
-    Drops empty completions and exact repeats, and counts them. Counts empty prompts, which it keeps.
-
     Raises:
         UsageError: there are too few rows.
     """
-    kept: dict[tuple[str, str], Row] = {}
-    counts = {"read": 0, "empty_completion": 0, "empty_prompt": 0, "repeated": 0}
-    for row in source.mix(name):
-        counts["read"] += 1
-        content = (_normalised(row.prompt or ""), _normalised(row.completion))
-        if not content[1]:
-            counts["empty_completion"] += 1
-            continue
-        counts["empty_prompt"] += row.prompt is not None and not content[0]
-        counts["repeated"] += content in kept
-        # Repeats may differ in case or spaces. Keep the smallest, so that the order of rows does not matter.
-        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt or "", row.completion))
+    rows, counts = _different_rows(name, source)
     train: list[Row] = []
     validation: list[Row] = []
-    for row in kept.values():
+    for row in rows:
         (validation if _is_validation(_side_text(row), settings.validation_fraction) else train).append(row)
     counts |= {"train_available": len(train), "validation_available": len(validation)}
-    dropped = (
-        f"of {counts['read']} rows read, {counts['empty_completion']} have no reply and {counts['repeated']} repeat"
-    )
+    found = _found(counts, f"{len(train)} are for training and {len(validation)} for validation")
     return MixData(
-        _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows ({dropped}), but data.train_rows"),
+        _capped(train, settings.train_rows, f"mix '{name}' has {{}} training rows ({found}), but data.train_rows"),
         _capped(
             validation,
             settings.validation_rows,
-            f"mix '{name}' has {{}} validation rows ({dropped}), but data.validation_rows",
+            f"mix '{name}' has {{}} validation rows ({found}), but data.validation_rows",
         ),
         counts,
     )
@@ -106,26 +91,56 @@ def split_mix(name: str, source: RowSource, settings: DataSettings) -> MixData:
 def split_text(source: RowSource, settings: DataSettings) -> tuple[list[Row], list[Row]]:
     """Return plain text for Taylor importance, and other passages for measuring forgetting.
 
-    Drops repeats and passages of fewer than SHORTEST_PASSAGE characters: a heading says little of a model. A teacher's
-    passages have the length that was asked for, and all stay.
-
     Raises:
         UsageError: a side has fewer passages than `pretrain_rows`.
     """
-    rows = list(source.mix("pretrain"))
-    shortest = 1 if source.kind == "teacher" else SHORTEST_PASSAGE
-    long = [row for row in rows if len(row.completion.strip()) >= shortest]
-    passages = {row.completion: row for row in long}
+    rows, counts = _different_rows("pretrain", source)
     sides: tuple[list[Row], list[Row]] = ([], [])
-    for text, row in passages.items():
-        sides[_is_validation(text, 0.5)].append(row)
-    dropped = (
-        f"of {len(rows)} passages read, {len(rows) - len(long)} are shorter than {shortest} characters and "
-        f"{len(long) - len(passages)} repeat"
-    )
-    message = f"the pre-training text has {{}} passages on one side of its split ({dropped}), but data.pretrain_rows"
+    for row in rows:
+        sides[_is_validation(row.completion, 0.5)].append(row)
+    found = _found(counts, f"{len(sides[0])} and {len(sides[1])} lie on the two sides")
+    message = f"the pre-training text has {{}} passages on one side of its split ({found}), but data.pretrain_rows"
     calibration, held_out = (_capped(side, settings.pretrain_rows, message) for side in sides)
     return calibration, held_out
+
+
+def _different_rows(name: str, source: RowSource) -> tuple[list[Row], dict[str, int]]:
+    """Return a mix's rows without what is dropped, and how many were read and dropped for each reason.
+
+    Dropped are empty completions, passages of plain text of fewer than SHORTEST_PASSAGE characters (a heading says
+    little of a model; a teacher's have the length that was asked for), and repeats, also those that differ in case or
+    spaces. Empty prompts are kept and counted.
+    """
+    shortest = 1 if source.kind == "teacher" else SHORTEST_PASSAGE
+    kept: dict[tuple[str, str], Row] = {}
+    counts = {"read": 0, "empty_completion": 0, "too_short": 0, "empty_prompt": 0, "repeated": 0}
+    for row in source.mix(name):
+        counts["read"] += 1
+        content = (_normalised(row.prompt or ""), _normalised(row.completion))
+        if not content[1]:
+            counts["empty_completion"] += 1
+            continue
+        if row.prompt is None and len(row.completion.strip()) < shortest:
+            counts["too_short"] += 1
+            continue
+        counts["empty_prompt"] += row.prompt is not None and not content[0]
+        counts["repeated"] += content in kept
+        # Keep the smallest of several, so that the order of rows does not matter.
+        kept[content] = min(row, kept.get(content, row), key=lambda row: (row.prompt or "", row.completion))
+    return list(kept.values()), counts
+
+
+_DROPPED = {
+    "empty_completion": "have no text to learn",
+    "too_short": f"are passages of fewer than {SHORTEST_PASSAGE} characters",
+    "repeated": "repeat others",
+}
+
+
+def _found(counts: dict[str, int], sides: str) -> str:
+    """Say what became of the rows that were read, for a message that there are too few."""
+    dropped = [f"{counts[reason]} {text}" for reason, text in _DROPPED.items() if counts[reason]]
+    return f"of {counts['read']} rows read, {', '.join([*dropped, sides])}"
 
 
 def sample(rows: Sequence[Row], n: int, seed: int, purpose: str = "sample") -> list[Row]:

@@ -22,6 +22,9 @@ from floe_bench.harness.errors import UsageError
 Place = str
 Rows = Iterator[tuple[Place, Any]]
 
+DEEPEST = 100
+"""Lists and objects within each other. Pythons differ in how many more they can read."""
+
 EXTENSIONS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".parquet")
 
 
@@ -77,7 +80,7 @@ def _json(path: Path) -> Rows:
         raise ValueError(f"line {number + 1}: {error}") from None
     except _BrokenArray:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"line {number}: not a line of JSON in UTF-8 ({error})") from None
 
 
@@ -90,15 +93,20 @@ def _array(text: str) -> Rows:
         rows = _parsed(text)
     except json.JSONDecodeError as error:
         raise _BrokenArray(f"line {error.lineno}: not a JSON array of rows ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _BrokenArray(f"line 1: not a JSON array of rows ({error})") from None
     for number, row in enumerate(rows, 1):
         yield f"row {number}", row
 
 
 def _parsed(text: str) -> Any:
-    """Parse JSON. Raises ValueError for what JSON or UTF-8 cannot hold, and for a key that stands twice."""
-    value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    """Parse JSON. Raises ValueError for what JSON or UTF-8 cannot hold, a key that stands twice, and deep nesting."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("[") + text.count("{") > DEEPEST:
+        _check_depth(value)
     if "\\u" in text:  # only an escape can hold half a character
         _check_characters(value)
     return value
@@ -113,6 +121,21 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError where more than DEEPEST lists and objects lie within each other."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [outer for outer in level if isinstance(outer, dict | list)]
+        if not level:
+            return
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"nested more than {DEEPEST} deep")
 
 
 def _check_characters(value: Any) -> None:
@@ -157,7 +180,7 @@ def _typed(text: str, expected: type) -> Any:
         return text
     try:
         return _parsed(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return text
 
 

@@ -173,12 +173,7 @@ class DryInputs:
     @cached_property
     def _rows_at_hand(self) -> bool:
         """Tell whether the data can be read without the network."""
-        if self.settings.data.source == "hub" and not self._session.has_read(self._cell.mix):
-            return False
-        try:
-            return bool(self._session.mix(self._cell.mix) and self._session.text)
-        except UsageError:
-            return False
+        return rows_at_hand(self._session) or self._session.has_read(self._cell.mix)
 
     def _identity(self, build: Any) -> dict[str, Any] | None:
         """Return the stage's identity, or None where no weights are at hand to identify."""
@@ -203,6 +198,12 @@ def _config_name(config: PeftConfig) -> str:
 def weights_at_hand(session: Session) -> bool:
     """Tell whether the weights can be identified without the network."""
     return session.settings.model.source != "hub" or session.settings.model.path is not None
+
+
+def rows_at_hand(session: Session) -> bool:
+    """Tell whether rows and questions can be read without the network. A teacher's are sampled from the weights."""
+    source = session.settings.data.source
+    return source in ("folder", "embedded") or (source == "teacher" and weights_at_hand(session))
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,8 @@ def plan_cell(resolved: ResolvedCell) -> CellPlan:
     """Tell what one cell would do. Raises UsageError for a cell that cannot work."""
     if weights_at_hand(resolved.session):
         resolved.session.check_model()
+    if rows_at_hand(resolved.session):
+        resolved.check_data()
     inputs, plan, counts = dry_plan(resolved)
     asked = dict(inputs.asked)
     done = dict(inputs.done)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.contracts.record import Record
-from floe_bench.harness.run.evaluation_inputs import items_of
 from floe_bench.harness.run.progress import Progress
 from floe_bench.harness.run.resolved import ResolvedCell, resolve_cell
 from floe_bench.harness.run.session import Session
@@ -36,9 +35,7 @@ def check_cells(cells: Iterable[ResolvedCell]) -> None:
     from floe_bench.harness.run.dry_run import dry_plan
 
     for resolved in {(of.cell.method, of.cell.mix, of.cell.varied): of for of in cells}.values():
-        for evaluation in resolved.evaluations:
-            items_of(resolved.session, evaluation)
-        resolved.session.mix(resolved.cell.mix)
+        resolved.check_data()
         resolved.session.check_model()
         dry_plan(resolved)
 

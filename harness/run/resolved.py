@@ -40,6 +40,13 @@ class ResolvedCell:
         )
         return cell_identity(self.cell, self.session.settings, self.method, self.mix, self.evaluations, content)
 
+    def check_data(self) -> None:
+        """Raise UsageError where rows or questions cannot be read, or are too few."""
+        for evaluation in self.evaluations:
+            items_of(self.session, evaluation)
+        self.session.mix(self.mix.id)
+        _ = self.session.text
+
     @cached_property
     def key(self) -> str:
         """Name the record of the cell as it is now: the digest of its identity."""

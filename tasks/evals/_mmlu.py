@@ -84,7 +84,7 @@ def _complaint(row: dict[str, Any]) -> str | None:
     choices = row["choices"]
     if len(choices) != 4 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
         return f"four choices of text were expected, none empty, not {str(choices)[:200]}"
-    if len(set(choices)) < LEAST_DIFFERENT:
+    if len({choice.strip() for choice in choices}) < LEAST_DIFFERENT:
         return f"the choices {str(choices)[:200]} are the same"
     if row["answer"] not in range(4):
         return f"an answer from 0 to 3 was expected, not {row['answer']}"

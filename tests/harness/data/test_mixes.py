@@ -187,8 +187,9 @@ def test_empty_completions_and_repeats_are_dropped_and_counted():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (made(1) * 120, r"training rows \(of 120 rows read, 0 have no reply and 119 repeat\)"),
-        ([Row(f"q {i}", " ", "a") for i in range(120)], r"training rows \(of 120 rows read, 120 have no reply and 0"),
+        (made(1) * 120, r"\(of 120 rows read, 119 repeat others, 1 are for training and 0 for validation\)"),
+        ([Row(f"q {i}", " ", "a") for i in range(120)], r"has 0 training rows \(of 120 rows read, 120 have no text to"),
+        (made(8), r"\(of 8 rows read, \d are for training and \d for validation\)"),
     ],
 )
 def test_too_few_rows_say_what_was_read_and_dropped(rows, said):
@@ -198,8 +199,15 @@ def test_too_few_rows_say_what_was_read_and_dropped(rows, said):
 
 def test_too_few_passages_say_how_many_were_too_short():
     short = [Row(None, f"passage {i}", "pretrain") for i in range(90)]
-    with pytest.raises(UsageError, match=r"0 passages .*of 91 passages read, 91 are shorter than 400 characters and 0"):
+    with pytest.raises(UsageError, match=r"0 passages .*of 91 rows read, 91 are passages of fewer than 400 characters"):
         mixes.split_text(Listed([*short, Row(None, "x" * 399, "pretrain")]), settings(pretrain_rows=1))
+
+
+def test_plain_text_as_a_mix_leaves_out_the_same_short_passages():
+    passages = [Row(None, f"{i} " + "x" * (395 + i), "pretrain") for i in range(20)]
+    data = split(passages, validation_fraction=0.5)
+    assert data.counts["too_short"] == 3
+    assert data.counts["train_available"] + data.counts["validation_available"] == 17
 
 
 def test_rows_with_an_empty_prompt_are_counted_and_lie_on_both_sides():

@@ -88,6 +88,11 @@ def test_every_format_gives_the_same_rows(tmp_path, extension, mark):
     assert read(tmp_path, ("text", "label")) == rows
 
 
+def test_as_much_nesting_as_allowed_is_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "x": ' + "[" * 99 + "7" + "]" * 99 + "}")
+    assert [row["text"] for row in read(tmp_path)] == ["a"]
+
+
 def test_an_array_under_the_name_of_json_lines_is_read(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS))
     assert read(tmp_path) == ROWS
@@ -106,7 +111,8 @@ def test_two_files_of_one_name_are_refused(tmp_path, other):
     [
         ("rows.json", b'[{"text": "a"},\n{"text": "b"]', "line 2: not a JSON array of rows"),
         ("rows.json", rb'[{"text": "\ud800"}]', "line 1: not a JSON array of rows"),
-        ("rows.json", b"[" * 100_000, "line 1: not a JSON array of rows"),
+        ("rows.json", b"[" * 100_000, r"line 1: not a JSON array of rows .nested more than 100 deep"),
+        ("rows.jsonl", b'{"text": "", "x": ' + b"[" * 100 + b"]" * 100 + b"}", "line 1: .*nested more than 100 deep"),
         ("rows.json", b'[{"text": ""}, 7]', "row 2: a JSON object was expected, not int"),
         ("rows.csv", b"text,label\na,b\nc\n", "line 3: not CSV in UTF-8 .1 values, and the header names 2 columns"),
         ("rows.csv", b"text,label\na,b,c\n", "line 2: not CSV in UTF-8 .3 values"),
@@ -116,7 +122,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, other):
         ("rows.parquet", b"PAR1 no more", "row 1: not Parquet"),
         ("rows.parquet", b"", "row 1: not Parquet"),
         ("rows.json.gz", b"no gzip", "line 1: "),
-        ("rows.csv.gz", gzip.compress(b"text\na\n")[:-6], "not CSV in UTF-8"),
+        ("rows.csv.gz", gzip.compress(b"text\na\n", mtime=0)[:-6], "not CSV in UTF-8"),
     ],
 )
 def test_what_is_broken_is_named_with_its_place(tmp_path, name, content, said):
