@@ -198,14 +198,18 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str) -> Any:
     """Return what the text says, where it says one thing only.
 
-    Raises ValueError where it is no JSON, names a key twice, or holds a number that is not finite or beyond 64 bits.
+    Raises ValueError where it is no JSON, names a key twice, or holds half a character or a number that is not finite
+    or beyond 64 bits.
     """
     try:
-        return json.loads(
+        value = json.loads(
             text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_int64
         )
+        if "\\u" in text:  # only an escape can be half a character, which is then no UTF-8
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

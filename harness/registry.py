@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import PACKAGE, module_file
+from floe_bench.harness.spec.base import is_recordable
 from floe_bench.harness.spec.options import Options
 
 Kind = Literal["method", "mix", "evaluation", "experiment", "check", "claim", "benchmark"]
@@ -196,6 +197,8 @@ def parse_method(text: str) -> MethodRef:
         first = error.errors()[0]
         option = f", option {first['loc'][0]}" if first["loc"] else ""
         raise UsageError(f"method '{text}'{option}: {first['msg'].removeprefix('Value error, ')}") from None
+    if not is_recordable(method.options.model_dump()):
+        raise UsageError(f"method '{text}': text in UTF-8 or finite numbers of 64 bits were expected")
     for mix in method.options.mixes():
         find("mix", mix)
     for other in method.options.methods():

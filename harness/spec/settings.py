@@ -7,9 +7,11 @@ they come from HydraLoRA's training script (arXiv 2404.19245) or are this projec
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from floe_bench.harness.spec.base import is_recordable
 
 
 def _split_commas(value: Any) -> Any:
@@ -33,6 +35,14 @@ class Section(BaseModel):
     """Group settings: immutable, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="after")
+    def _recordable(self) -> Self:
+        """Refuse what a record could not hold. It leaves out paths, which may be of any bytes."""
+        for key, value in self:
+            if key != "path" and not is_recordable(value):
+                raise ValueError(f"{key} = {value!r}: text in UTF-8 or a finite number of 64 bits was expected")
+        return self
 
 
 class ModelSettings(Section):

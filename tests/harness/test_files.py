@@ -209,6 +209,7 @@ def test_json_is_read_as_it_was_written(tmp_path):
     [
         "", "{", '{"a": 1', "nan", "NaN", "[Infinity]", '{"a": -Infinity}', "1e400", "[-1e999]", '{"a": 1, "a": 1}',
         '[{"b": {"a": 1, "a": 2}}]', str(2**63), "9" * 5000, "[" * 100_000, "{} {}", "\ufeff{}", "'a'", "[1,]",
+        r'"\ud800"', r'{"\uDFFF": 1}',
     ],
     ids=lambda text: text[:20] or "empty",
 )  # fmt: skip

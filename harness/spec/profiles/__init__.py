@@ -27,7 +27,11 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
     """
     if name not in names():
         raise unknown("profile", name, names())
-    values = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    file = FOLDER / f"{name}.toml"
+    try:
+        values = tomllib.loads(file.read_bytes().decode())
+    except (ValueError, RecursionError) as error:  # numbers and nesting that Python refuses are no TOML either
+        raise UsageError(f"profile {file}: not TOML in UTF-8 ({error})") from None
     return _with(values, overrides or {})
 
 
@@ -102,4 +106,6 @@ def _sentence(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if key == "selection.layer_fraction":
         message += " (a fraction of 0 selects no layer, 1 selects all)"
-    return f"setting {key} = {first['input']!r}: {message}" if first["type"] != "value_error" else f"{key}: {message}"
+    if first["type"] == "value_error":
+        return f"{key or 'setting'}: {message}"
+    return f"setting {key} = {first['input']!r}: {message}"

@@ -245,3 +245,11 @@ def test_settings_varied_back_to_themselves_are_the_same_to_the_type(profile):
     """A default of another type than its field (32 for 32.0) would give a varied cell other keys."""
     settings = profiles.load(profile)
     assert repr(profiles.vary(settings, {"seeds": settings.seeds})) == repr(settings)
+
+
+@pytest.mark.parametrize("content", [b"description", b"\xff", b"a = " + b"9" * 5000, b"a = " + b"[" * 5000])
+def test_a_broken_profile_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    (tmp_path / "own.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"own\.toml: not TOML in UTF-8"):
+        profiles.load("own")
