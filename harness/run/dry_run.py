@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMULAS = {
     "tokens": "of a row at hand min(max_length, characters / 4 + 40), of any other the mix's mean",
-    "flops": "with t tokens, P base parameters, p trainable ones and L layers: "
+    "flops": "with t tokens, P base parameters (all experts of a mixture), p trainable ones and L layers: "
     "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p), or 6 P t where every weight is trained; no evaluation",
     "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam; half for bfloat16 weights) + activations 34 b s h "
     "bytes a layer (arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
