@@ -14,7 +14,8 @@ def plan(inputs: MethodInputs, options: Options) -> AdapterPlan:
     scores = fisher_diagonal(layer_gradients(inputs))
     experts = allot(scores, inputs.settings.adapter.num_experts)
     config = moe_lora(inputs)
-    config.experts_pattern = {rf"layers\.{layer}\..*": int(count) for layer, count in enumerate(experts)}
+    # Whatever the family calls its list of layers.
+    config.experts_pattern = {rf"\w+\.{layer}\..*": int(count) for layer, count in enumerate(experts)}
     fisher = {"fisher": scores.tolist()}
     return AdapterPlan("adapter", config, scores=fisher, details={"experts": experts.tolist()})
 

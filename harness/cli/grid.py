@@ -12,6 +12,7 @@ from floe_bench.harness import registry
 from floe_bench.harness.cli.paths import path
 from floe_bench.harness.contracts.cell import Cell
 from floe_bench.harness.errors import UsageError
+from floe_bench.harness.model.targets import with_own_feed_forward
 from floe_bench.harness.registry import Plugin
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.settings import Settings
@@ -92,7 +93,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if settings.data.source == "hub" and "data.source" not in overrides and os.environ.get("FLOE_DATA_DIR"):
         overrides |= {"data.source": "folder", "data.path": str(path(os.environ["FLOE_DATA_DIR"]))}
         settings = profiles.load(options.profile, overrides)
-    return _checked(settings)
+    return _checked(settings if "adapter.target_modules" in overrides else with_own_feed_forward(settings))
 
 
 def _checked(settings: Settings) -> Settings:

@@ -50,12 +50,25 @@ def to_text(settings: Settings, base_parameters: int, plans: Sequence[CellPlan])
             "",
             tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True),
             "",
+            *_targets(plans),
             f"All cells: at most {total:,.4g} PFLOP; cells share stages, so less is run.",
             "Trainable parameters are exact for that many layers, at each end of a searched rank's range; a tight "
             "Taylor budget can select fewer layers.",
             *(f"{name}: {formula}" for name, formula in FORMULAS.items()),
         ]
     )
+
+
+def _targets(plans: Sequence[CellPlan]) -> list[str]:
+    """One line for each choice of modules to adapt, with the methods that make it."""
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for plan in plans:
+        if plan.targets:
+            methods.setdefault(plan.targets, []).append(_method(plan.cell))
+    return [
+        f"{', '.join(dict.fromkeys(names))} adapt {', '.join(targets)} of their layers."
+        for targets, names in methods.items()
+    ]
 
 
 def _method(cell: Cell) -> str:

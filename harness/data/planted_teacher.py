@@ -16,7 +16,7 @@ from floe_bench.harness import registry
 from floe_bench.harness.contracts.rows import Columns, Complaint, Row
 from floe_bench.harness.data import tokens
 from floe_bench.harness.errors import UsageError, unknown
-from floe_bench.harness.floe.decoder import decoder_layers
+from floe_bench.harness.floe.decoder import LINEAR, decoder_layers
 from floe_bench.harness.spec.settings import Settings
 
 if TYPE_CHECKING:
@@ -137,19 +137,18 @@ class TeacherSource:
 
     def _changed_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and weight of every target module in the chosen layers. Raises UsageError where one is missing."""
-        import torch
-
         layers = decoder_layers(self.base)
         names = {module: name for name, module in self.base.named_modules()}
         for number in self.settings.data.teacher.layers:
             if not 0 <= number < len(layers):
                 raise UsageError(f"data.teacher.layers names layer {number}: layers go from 0 to {len(layers) - 1}")
-            linear = [module for module in layers[number].modules() if isinstance(module, torch.nn.Linear)]
-            by_target = {names[module].rpartition(".")[2]: module for module in linear}
+            linear = {names[module]: module for module in layers[number].modules() if isinstance(module, LINEAR)}
             for target in self.settings.adapter.target_modules:
-                if target not in by_target:
-                    raise unknown("target module", target, by_target)
-                yield names[by_target[target]], by_target[target].weight.detach()
+                found = [name for name in linear if name.endswith(f".{target}")]
+                if not found:
+                    raise unknown("target module", target, {name.rpartition(".")[2] for name in linear})
+                for name in found:
+                    yield name, linear[name].weight.detach()
 
     def _context(self, prompt: str) -> list[int]:
         """Return the tokens that come before the row's completion in training."""

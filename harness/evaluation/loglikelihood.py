@@ -28,7 +28,11 @@ from floe_bench.harness.evaluation.token_tree import (
     tree_attention,
 )
 
-ARCHITECTURES = ("llama", "mistral", "gemma2", "qwen2")
+ARCHITECTURES = (
+    "cohere", "cohere2", "gemma2", "gemma3_text", "llama", "ministral", "mistral", "mixtral", "olmo2", "phi", "phi3",
+    "qwen2", "qwen3", "qwen3_moe", "smollm3",
+)  # fmt: skip
+"""Not every family: Qwen2-MoE tells its mask of the window and not the attention, BLOOM's attention has biases."""
 ADAPTERS = ("LORA", "MOE_LORA")
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
@@ -59,10 +63,11 @@ def supports(model: Any) -> bool:
     ADAPTERS, without LoRA's activated form.) False where rotary frequencies depend on the sequence's length.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
+    ropes = [rope, *(of_layers for of_layers in rope.values() if isinstance(of_layers, dict))]
     adapters = getattr(model, "peft_config", {}).values()
     return (
         model.config.model_type in ARCHITECTURES
-        and rope.get("rope_type") not in LENGTH_DEPENDENT_ROPE
+        and not any(each.get("rope_type") in LENGTH_DEPENDENT_ROPE for each in ropes)
         and all(adapter.peft_type in ADAPTERS for adapter in adapters)
         and not any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters)
     )

@@ -137,7 +137,7 @@ def routing_frame(results: Results) -> pd.DataFrame:
         if record.cell.method != UNIFORM or not m or m == 1 or "router" not in record.scores:
             continue
         for module, gates in results.items(record, "router").groupby("module"):
-            found = re.search(r"\.layers\.(\d+)\.", str(module))
+            found = re.search(r"\.(\d+)\.", str(module))  # whatever the family calls its list of layers
             if found:
                 load = (gates["entropy"].tolist()[0] / math.log(m), m * max(gates["mean_gate"].tolist()))
                 lines.setdefault((m, int(found[1])), []).append(load)

@@ -1,9 +1,14 @@
-"""Find the decoder layers of a causal language model and their base weights."""
+"""Find the decoder layers of a causal language model, their linear maps and their base weights."""
 
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+Linear = nn.Linear | Conv1D
+LINEAR = (nn.Linear, Conv1D)
+"""What an adapter can be added to. Conv1D is GPT-2's linear map: its weight is (d_in, d_out)."""
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -100,7 +100,10 @@ def wrap(model: Any, config: Any, float32: bool) -> Any:
     """
     from peft import get_peft_model
 
-    return get_peft_model(model, copy.deepcopy(config), autocast_adapter_dtype=float32)  # pyright: ignore
+    with warnings.catch_warnings():
+        # PEFT finds out by itself that a Conv1D holds its weight the other way round.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        return get_peft_model(model, copy.deepcopy(config), autocast_adapter_dtype=float32)  # pyright: ignore
 
 
 def load_adapter(

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from floe_bench.harness.errors import UsageError, unknown
 from floe_bench.harness.files import digest, remembered_digest
 from floe_bench.harness.hub import snapshot
-from floe_bench.harness.model.checkpoint import check_finite, check_ties, load_checked
+from floe_bench.harness.model.checkpoint import check_finite, check_kind, load_checked
 from floe_bench.harness.model.packaged import dequantised, gguf_file
-from floe_bench.harness.model.shape import shape_of
+from floe_bench.harness.model.shape import shape_of, text_config
 from floe_bench.harness.spec.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
 def check_weights(settings: ModelSettings) -> None:
     """Hold names and shapes of the weights against the configuration, without loading them. Raises UsageError."""
     if not _is_random(settings):
-        folder = _folder(settings)
-        model = load_checked(folder, device_map="meta")
-        check_ties(folder, model)
-        _check_planned(settings, model)
+        _check_planned(settings, load_checked(_folder(settings), device_map="meta"))
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -162,10 +159,11 @@ class BaseModel:
 
 
 def architecture(settings: ModelSettings) -> PretrainedConfig:
-    """Return the model's configuration without network: from `--model-path` where given, else from the profile.
+    """Return the text model's configuration without network: from `--model-path` where given, else from the profile.
 
     Raises:
-        UsageError: the configuration describes no model that transformers knows.
+        UsageError: the configuration describes no model that transformers knows, an encoder-decoder, or quantised
+            weights.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
@@ -176,11 +174,15 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
         raise unknown("model.config.model_type", str(kind), CONFIG_MAPPING.keys())
     try:
         if settings.path is not None:
-            return AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or "", trust_remote_code=False)
-        return AutoConfig.for_model(values.pop("model_type"), **values)
+            whole = AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or "", trust_remote_code=False)
+        else:
+            whole = AutoConfig.for_model(values.pop("model_type"), **values)
+        config = text_config(whole)
     except (KeyError, ValueError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
         where = f"--model-path {settings.path}: config.json" if settings.path else "the profile's [model.config]"
         raise UsageError(f"{where} describes no model that transformers knows ({_first_line(error)})") from error
+    check_kind(whole, settings.path or settings.id)
+    return config
 
 
 def on_meta(settings: ModelSettings) -> PreTrainedModel:
@@ -199,13 +201,28 @@ def on_meta(settings: ModelSettings) -> PreTrainedModel:
 
 
 def check_layers(model: PreTrainedModel) -> None:
-    """Raise UsageError where the model's decoder layers cannot be told."""
+    """Raise UsageError where the model's decoder layers cannot be told, or pass on more than their hidden states."""
     from floe_bench.harness.floe.decoder import decoder_layers
 
     try:
         decoder_layers(model)
     except ValueError as error:
         raise UsageError(f"layers cannot be selected: {error}") from error
+    if getattr(model.config, "num_kv_shared_layers", 0):
+        raise UsageError(
+            f"layers cannot be selected: those of a {model.config.model_type} share keys and values, so that a layer's "
+            "importance is not its own"
+        )
+
+
+def check_window(config: PretrainedConfig, max_length: int) -> None:
+    """Raise UsageError where rows may be longer than what the model reads."""
+    longest = shape_of(config).max_length
+    if longest is not None and max_length > longest:
+        raise UsageError(
+            f"data.max_length is {max_length}, and a {config.model_type} of this configuration reads {longest} tokens: "
+            f"--set data.max_length={longest}"
+        )
 
 
 def _in_folder(folder: Path) -> ModelRef:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
+from floe_bench.harness.model.shape import text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,21 +22,24 @@ INDEX = "model.safetensors.index.json"
 def load_checked(folder: Path, **options: Any) -> PreTrainedModel:
     """Load a causal language model from a folder. `options` go to `from_pretrained`.
 
-    With device_map="meta" only names and shapes are read.
+    Of a model that reads images too, the text model is returned. With device_map="meta" only names and shapes are read.
 
     Raises:
-        UsageError: a weight is missing, surplus, misshapen, or tied against the configuration; or a file of weights is
-            missing or broken.
+        UsageError: it is an encoder-decoder or quantised; a weight is missing, surplus, misshapen, or tied against the
+            configuration; or a file of weights is missing or broken.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging
 
     _check_shards(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of keys is said here in one sentence
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        check_kind(config, folder)
+        kind = AutoModelForCausalLM if text_config(config) is config else AutoModelForImageTextToText
+        loaded: Any = kind.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
         )
         model, info = loaded
@@ -51,10 +55,48 @@ def load_checked(folder: Path, **options: Any) -> PreTrainedModel:
     ):
         if names:
             raise _refusal(folder, f"{fault} {_named(sorted(names))}{_about_ties(names, model)}")
-    return model
+    _check_ties(folder, model)
+    return model if kind is AutoModelForCausalLM else _text_model(model)
 
 
-def check_ties(folder: Path, model: PreTrainedModel) -> None:
+def check_kind(config: Any, model: str | Path) -> None:
+    """Raise UsageError for a kind of model that cannot be adapted and scored here."""
+    if config.is_encoder_decoder:
+        raise UsageError(
+            f"{model} is an encoder-decoder ({config.model_type}), and rows are trained and scored as one sequence: "
+            "give a decoder-only model"
+        )
+    text = text_config(config)
+    # GPT-NeoX has the field, and reads forwards whatever it says.
+    encodes = getattr(text, "is_decoder", True) is False and not text.model_type.startswith("gpt_neox")
+    if encodes or getattr(text, "use_bidirectional_attention", None) is True:
+        raise UsageError(
+            f"{model} reads text in both directions ({text.model_type}), so its tokens have no likelihood: give a "
+            "decoder, or set what config.json says of it if it was trained as one"
+        )
+    if quantised := getattr(config, "quantization_config", None):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        raise UsageError(
+            f"the weights of {model} are quantised ({method}), and layer scores need plain ones: give the model they "
+            "were made from, or save what transformers' model.dequantize() returns"
+        )
+
+
+def _text_model(whole: Any) -> PreTrainedModel:
+    """Return the causal language model that holds the decoder and the output layer of a model of several inputs."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    decoder = whole.get_decoder()
+    with torch.device("meta"):
+        text: Any = AutoModelForCausalLM.from_config(decoder.config, dtype=whole.dtype, trust_remote_code=False)
+    setattr(text, text.base_model_prefix, decoder)
+    text.set_output_embeddings(whole.get_output_embeddings())
+    text.config = decoder.config
+    return text
+
+
+def _check_ties(folder: Path, model: PreTrainedModel) -> None:
     """Raise UsageError where config.json ties two weights that the folder holds with different values."""
     import torch
 

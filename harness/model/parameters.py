@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 from floe_bench.harness.model.adapters import wrap
+from floe_bench.harness.model.targets import check_targets
 
 
 def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
@@ -29,7 +30,7 @@ def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
     if plan.adapts == "everything":
         return {name: p.numel() for name, p in meta_model.named_parameters()}
     assert plan.peft_config is not None
-    _check_targets_exist(meta_model, plan.peft_config)
+    check_targets(meta_model, plan.peft_config)
     try:
         model = wrap(meta_model, plan.peft_config, float32=True)
     except ValueError as error:
@@ -39,20 +40,6 @@ def trainable_names(meta_model: Any, plan: AdapterPlan) -> dict[str, int]:
         return {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     finally:
         model.unload()
-
-
-def _check_targets_exist(model: Any, config: PeftConfig) -> None:
-    """Raise UsageError for a target that matches no linear module."""
-    import torch
-
-    targets = config.target_modules  # pyright: ignore[reportAttributeAccessIssue]
-    if not isinstance(targets, (set, list, tuple)):
-        return
-    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for target in sorted(targets):
-        if not any(name == target or name.endswith(f".{target}") for name in linear):
-            known = sorted({name.rpartition(".")[2] for name in linear})
-            raise UsageError(f"target module '{target}' matches no linear module; the model has {', '.join(known)}")
 
 
 def _check_matches(model: Any, config: PeftConfig) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMULAS = {
     "tokens": "of a row at hand min(max_length, characters / 4 + 40), of any other the mix's mean",
-    "flops": "with t tokens, P base parameters, p trainable ones and L layers: "
+    "flops": "with t tokens, P base parameters (all experts of a mixture), p trainable ones and L layers: "
     "t (2 P + 2 P (L - lowest adapted layer) / L + 6 p), or 6 P t where every weight is trained; no evaluation",
     "memory": "weights + p (4 + 4 + 8 bytes: weight, gradient, Adam; half for bfloat16 weights) + activations 34 b s h "
     "bytes a layer (arXiv 2205.05198, without attention scores; 2 b s h with checkpointing) + logits 10 b s V: "
@@ -210,12 +210,14 @@ def rows_at_hand(session: Session) -> bool:
 class CellPlan:
     """Hold what one cell would do.
 
+    targets: ends of the paths of the modules that are adapted in each layer.
     A rank that is searched gives two numbers of trainable parameters, each exact: at the least and the largest rank.
     """
 
     cell: Cell
     status: Literal["done", "failed", "to do", "unknown"]
     layers: int
+    targets: tuple[str, ...]
     ranks: tuple[int, ...]
     trainable_parameters: tuple[int, ...]
     stages_asked: dict[str, int]
@@ -259,6 +261,7 @@ def plan_cell(resolved: ResolvedCell) -> CellPlan:
         cell=resolved.cell,
         status=_status(resolved),
         layers=_adapted_layers(plan, inputs.n_layers),
+        targets=_targets(plan),
         ranks=tuple(r for r in counts if r is not None),
         trainable_parameters=tuple(counts.values()),
         stages_asked=asked,
@@ -283,6 +286,11 @@ def _adapted_layers(plan: AdapterPlan, n_layers: int) -> int:
         return 0
     layers = getattr(plan.peft_config, "layers_to_transform", None)
     return len(layers) if layers else n_layers
+
+
+def _targets(plan: AdapterPlan) -> tuple[str, ...]:
+    targets = getattr(plan.peft_config, "target_modules", None) or ()
+    return (targets,) if isinstance(targets, str) else tuple(sorted(targets))
 
 
 def _status(resolved: ResolvedCell) -> Literal["done", "failed", "to do", "unknown"]:

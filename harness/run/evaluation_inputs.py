@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+UNBOUNDED = 2048
+"""Tokens that a model without a longest sequence reads of a question: lm-eval's own default."""
+
+
 class Evaluating:
     """Show an evaluation one model. Items can be listed before there is a model."""
 
@@ -55,7 +59,7 @@ class Evaluating:
             items,
             num_fewshot,
             batch_size=self.settings.eval.batch_size,
-            max_length=shape_of(self.model.config).max_length,
+            max_length=shape_of(self.model.config).max_length or UNBOUNDED,
         )
 
     def base(self) -> Score | None:

@@ -140,6 +140,7 @@ class Session:
         if model not in self._checked:
             base_model.check_weights(model)
             base_model.check_layers(self.meta_model)
+            base_model.check_window(self.meta_model.config, self.settings.data.max_length)
             self._checked.append(model)
         _ = self.row_encoder
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from floe_bench.harness.floe.feed_forward import GATED
 from floe_bench.harness.spec.base import is_recordable
 
 
@@ -100,7 +101,7 @@ class AdapterSettings(Section):
     lora_alpha: float = Field(32, gt=0)
     num_experts: int = Field(4, ge=1, description="M")
     lora_dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: Names = Field(("gate_proj", "up_proj", "down_proj"), min_length=1)
+    target_modules: Names = Field(GATED, min_length=1, description="the default means the family's own feed-forward")
     dtype: Literal["float32", "model"] = Field("float32", description="'model' keeps the base model's dtype")
 
 

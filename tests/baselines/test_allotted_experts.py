@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from floe_bench.baselines import allotted_experts
 from floe_bench.baselines._stages import moe_lora
 from floe_bench.harness.contracts.plan import AdapterPlan
+from floe_bench.harness.floe.decoder import decoder_layers
+from floe_bench.harness.floe.feed_forward import FEED_FORWARD
+from floe_bench.harness.floe.tuner import MoeLoraLayer
 from floe_bench.harness.model import adapters, parameters
 from floe_bench.harness.model import base as base_model
 from floe_bench.harness.spec import profiles
 from floe_bench.harness.spec.options import Options
+
+from ..harness.families import config_of
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,20 @@ def test_the_adapter_has_the_allotted_experts_on_each_layer(adapted):
             layer = int(name.split(".layers.")[1].split(".")[0])
             built.setdefault(layer, set()).add(module.num_experts["default"])
     assert built == {layer: {count} for layer, count in enumerate(allotted)}
+
+
+@pytest.mark.parametrize("family", ["bloom", "gpt_neox", "opt"])
+def test_the_allotment_holds_whatever_the_family_calls_its_list_of_layers(family, arrays, made_inputs):
+    arrays["fisher_gradients"]["G"] = np.array([[1.0, 3.0, 2.0]])
+    inputs = made_inputs(**{"adapter.target_modules": FEED_FORWARD[family]})
+    inputs.n_layers = 3
+    plan = allotted_experts.plan(inputs, Options())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(family))
+    layers = decoder_layers(adapters.wrap(model, plan.peft_config, float32=True))
+    adapted = [[m for m in layer.modules() if isinstance(m, MoeLoraLayer)] for layer in layers]
+    built = [{module.num_experts["default"] for module in of_layer} for of_layer in adapted]
+    assert built == [{count} for count in plan.details["experts"]] and len(set(plan.details["experts"])) > 1
 
 
 def test_the_parameters_are_those_of_uniform_experts_less_the_routers_of_single_ones(adapted):

@@ -7,6 +7,9 @@ from typing import Any, NoReturn, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from floe_bench.harness.floe.decoder import Linear
 
 from .config import MoeLoraConfig
 from .dropout import Dropout
@@ -30,17 +33,17 @@ class MoeLoraLayer(BaseTunerLayer):
 
     Attributes:
         mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1. Otherwise a
-            tensor, scalar or (B,) with B the first dimension of the input. It may carry gradients. It is no
+            tensor, scalar or (B,) for B samples. It may carry gradients. It is no
             parameter and is never saved.
     """
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_router")
     other_param_names = ("r", "lora_alpha", "num_experts", "scaling", "moe_lora_dropout")
 
-    def __init__(self, base_layer: nn.Linear) -> None:
+    def __init__(self, base_layer: Linear) -> None:
         self.base_layer = base_layer
-        self.in_features = base_layer.in_features
-        self.out_features = base_layer.out_features
+        shape = base_layer.weight.shape
+        self.out_features, self.in_features = shape[::-1] if isinstance(base_layer, Conv1D) else shape
         self.r: dict[str, int] = {}
         self.lora_alpha: dict[str, float] = {}
         self.num_experts: dict[str, int] = {}
@@ -90,17 +93,24 @@ class MoeLoraLayer(BaseTunerLayer):
         raise ValueError(MERGE_ERROR)
 
     def _scale(self, adapter_name: str, x: torch.Tensor) -> float | torch.Tensor:
-        """Return m_k · α / r, broadcastable over the gates (..., M) of the input x (..., d_in)."""
+        """Return m_k · α / r, broadcastable over the gates (..., M) of the input x (..., d_in).
+
+        Some models flatten a batch of B samples to (B · T, d_in) before a module: OPT, and MoE's shared experts. Each
+        sample's tokens follow one another there.
+        """
         if self.mask is None:
             return self.scaling[adapter_name]
         if self.mask.dim() == 0:
             return self.scaling[adapter_name] * self.mask
-        if self.mask.shape != x.shape[:1]:
+        mask = self.mask
+        if x.dim() == 2 and mask.dim() == 1 and len(x) % len(mask) == 0:
+            mask = mask.repeat_interleave(len(x) // len(mask))
+        if mask.shape != x.shape[:1]:
             raise ValueError(
                 f"The mask must be a scalar or of shape ({x.shape[0]},), the first dimension of the input, "
-                f"got shape {tuple(self.mask.shape)}."
+                f"got shape {tuple(mask.shape)}."
             )
-        return self.scaling[adapter_name] * self.mask.view(-1, *[1] * (x.dim() - 1))
+        return self.scaling[adapter_name] * mask.view(-1, *[1] * (x.dim() - 1))
 
 
 class MoeLoraLinear(nn.Module, MoeLoraLayer):
@@ -115,7 +125,7 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
 
     def __init__(
         self,
-        base_layer: nn.Linear,
+        base_layer: Linear,
         adapter_name: str,
         r: int,
         lora_alpha: float,
@@ -131,8 +141,12 @@ class MoeLoraLinear(nn.Module, MoeLoraLayer):
         """Map x (..., d_in) to shape (..., d_out) with the adapters. The dtype is that of the base layer's output."""
         if not self.enabled_adapters:
             return self.base_layer(x, *args, **kwargs)
-        # The result is a matrix, so that addmm_ can add the update in place.
-        result = self.base_layer(x.reshape(-1, self.in_features), *args, **kwargs)
+        # The result is a matrix, so that addmm_ can add the update in place. An input that is not contiguous goes to
+        # the base layer as it is, because the product with a copy of it rounds otherwise.
+        if x.is_contiguous():
+            result = self.base_layer(x.flatten(0, -2), *args, **kwargs)
+        else:
+            result = self.base_layer(x, *args, **kwargs).flatten(0, -2)
         dtype = result.dtype
         for adapter_name in self.enabled_adapters:
             weighted = self._gated_hidden(adapter_name, x).flatten(0, -2)

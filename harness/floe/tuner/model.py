@@ -12,28 +12,16 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import get_pattern_key
 from torch import nn
 
+from floe_bench.harness.floe.decoder import LINEAR, Linear
+from floe_bench.harness.floe.feed_forward import FEED_FORWARD
+
 from .config import MoeLoraConfig
 from .layer import MoeLoraLayer, MoeLoraLinear
 
-FEED_FORWARD = ["gate_proj", "up_proj", "down_proj"]
-MODEL_TYPES = [
-    "cohere",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "granite",
-    "llama",
-    "mistral",
-    "olmo",
-    "olmo2",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "stablelm",
-]
 # Quantised layers are often subclasses of nn.Linear. Their weights differ: integers, 8-bit floats, or
 # subclasses of nn.Parameter.
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TARGETS = {family: list(names) for family, names in FEED_FORWARD.items()}
 T = TypeVar("T")
 
 
@@ -41,12 +29,12 @@ class MoeLoraModel(BaseTuner):
     """MoE-LoRA (HydraLoRA, arXiv 2404.19245) on the linear modules of a decoder.
 
     `peft.get_peft_model(model, MoeLoraConfig(...))` makes it and changes the model in place. Injection raises
-    ValueError for a target that is not a plain, unquantised `nn.Linear`.
+    ValueError for a target that is not a plain, unquantised `nn.Linear` or `Conv1D`.
     """
 
     prefix = "moe_lora_"
     tuner_layer_cls = MoeLoraLayer
-    target_module_mapping = dict.fromkeys(MODEL_TYPES, FEED_FORWARD)
+    target_module_mapping = _TARGETS
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Inject as PEFT does. Warn of experts_pattern keys that match nothing, as PEFT does for rank_pattern."""
@@ -94,9 +82,9 @@ def _value_for(pattern: dict[str, T], module_name: str, default: T) -> T:
     return pattern.get(get_pattern_key(list(pattern), module_name), default)
 
 
-def _as_plain_linear(target: nn.Module, module_name: str) -> nn.Linear:
-    """Return `target` as a plain nn.Linear. Raises ValueError that names its type otherwise."""
-    if not isinstance(target, nn.Linear):
+def _as_plain_linear(target: nn.Module, module_name: str) -> Linear:
+    """Return `target` as a plain linear map. Raises ValueError that names its type otherwise."""
+    if not isinstance(target, LINEAR):
         raise ValueError(f"MoE-LoRA adapts nn.Linear modules, but {module_name} is a {_type_name(target)}.")
     weight = target.weight
     if type(weight) is not nn.Parameter or weight.dtype not in WEIGHT_DTYPES:

@@ -10,6 +10,7 @@ from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -324,6 +325,9 @@ def test_supports_what_is_tested_and_nothing_else():
     assert not supports(other)
     stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     assert not supports(SimpleNamespace(config=LlamaConfig(**SHAPE, rope_parameters=stretched)))
+    by_layer = {"full_attention": stretched, "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
+    assert supports(SimpleNamespace(config=Gemma3TextConfig(**SHAPE)))
+    assert not supports(SimpleNamespace(config=Gemma3TextConfig(**SHAPE, rope_parameters=by_layer)))
     # Virtual tokens shift positions; activated LoRA looks at the whole sequence.
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     assert not supports(get_peft_model(llama(), prompt))

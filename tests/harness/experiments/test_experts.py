@@ -99,3 +99,11 @@ def test_runs_for_real(ran_experiment, tmp_path):
     assert routing.frame["entropy_share"].between(0, 1 + 1e-6).all() and routing.frame["max_load"].ge(1 - 1e-6).all()
     assert allotted.frame["total"].tolist() == [16]
     assert allotted.frame["trainable_parameters"].tolist() == allotted.frame["even_trainable"].tolist()
+
+
+@pytest.mark.parametrize("path", ["gpt_neox.layers.1.mlp.dense_h_to_4h", "transformer.h.1.mlp.c_fc"])
+def test_routing_is_by_layer_whatever_the_family_calls_its_list(made, path):
+    results = made(experts, mixes="dolly")
+    add(results, "hydralora", 2, gates={f"base_model.model.{path}": ([0.25, 0.75], 0.5)})
+    (row,) = experts.routing_frame(results).to_dict("records")
+    assert (row["layer"], row["max_load"]) == (1, 1.5)

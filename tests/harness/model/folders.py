@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+)
 
 from floe_bench.harness.model.base import byte_tokenizer
 
@@ -27,9 +33,15 @@ TINY = {
 
 def saved(folder: Path, model_type: str = "llama", tokenizer: Any = None, **config: Any) -> Path:
     """Save a random model of that family with the byte tokenizer."""
+    return written(folder, AutoConfig.for_model(model_type, **TINY | config), tokenizer)
+
+
+def written(folder: Path, config: PretrainedConfig, tokenizer: Any = None) -> Path:
+    """Save a random model of that configuration with the byte tokenizer."""
     torch.manual_seed(0)
-    described = AutoConfig.for_model(model_type, **TINY | config)
-    AutoModelForCausalLM.from_config(described, dtype=torch.float32).save_pretrained(folder)
+    kind = AutoModelForImageTextToText if hasattr(config, "text_config") else AutoModelForCausalLM
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else kind
+    kind.from_config(config, dtype=torch.float32).save_pretrained(folder)
     (tokenizer or byte_tokenizer()).save_pretrained(folder)
     return folder
 

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
 
 from floe_bench.harness.floe.tuner import MoeLoraConfig, MoeLoraLinear
 from floe_bench.harness.floe.tuner.layer import gates
@@ -65,6 +66,26 @@ def test_forward_and_gradients_equal_a_loop_over_experts(shape, d_out, r, M):
     expected_grads = torch.autograd.grad(expected, reference, upstream.double())
     for got, want in zip(actual_grads, expected_grads, strict=True):
         assert relative_error(got, want) <= 1e-5
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (4, 6)])
+def test_a_conv1d_is_adapted_as_the_linear_map_that_it_is(shape):
+    torch.manual_seed(0)
+    conv, config = Conv1D(9, 6), MoeLoraConfig(init_weights=False, lora_dropout=0.0)
+    layer = MoeLoraLinear(conv, "default", 3, 8.0, 4, config)  # pyright: ignore[reportArgumentType]
+    assert (layer.in_features, layer.out_features) == (6, 9)
+    x = torch.randn(shape)
+    parts = [weight(layer, part).double() for part in ("A", "B", "router")]
+    expected = expert_by_expert(x.double(), conv.weight.T.double(), conv.bias.double(), *parts, alpha=8.0)
+    assert relative_error(layer(x), expected) <= 1e-5
+
+
+def test_a_fresh_adapter_changes_no_bit_whatever_the_inputs_layout():
+    """A frozen layer's product with a contiguous copy rounds otherwise, as after Mamba's convolution."""
+    layer = make_layer(32, 9, 2, 2, fresh=True)
+    layer.base_layer.requires_grad_(False)
+    for x in (torch.randn(2, 31, 32), torch.randn(2, 32, 31).transpose(1, 2), torch.randn(32, 31).T):
+        assert torch.equal(layer(x), layer.base_layer(x))
 
 
 def test_a_single_expert_equals_peft_lora():

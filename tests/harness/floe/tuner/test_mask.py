@@ -52,6 +52,15 @@ def test_a_mask_scales_the_update():
     torch.testing.assert_close(layer(model_input[:, 0]) - base[:, 0], layer.mask[:, None] * update[:, 0])
 
 
+def test_a_mask_follows_its_samples_where_a_model_flattens_them():
+    model_input = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    layer = one_layer()
+    layer.mask = torch.tensor([2.0, -1.0])
+    torch.testing.assert_close(layer(model_input.flatten(0, 1)), layer(model_input).flatten(0, 1))
+    with pytest.raises(ValueError, match=r"of shape \(9,\)"):
+        layer(model_input.flatten(0, 1)[:9])
+
+
 def test_a_row_mask_acts_on_its_own_row_only(adapted, tiny_model, tokens):
     model = adapted()
     everywhere, nowhere = model(tokens).logits, tiny_model()(tokens).logits
