@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -252,6 +253,13 @@ def test_no_hub_says_what_works_without(capsys, tmp_path, monkeypatch):
     assert "--data-dir" in error and "smoke" in error
 
 
+QUESTIONS = [
+    {"subject": subject, "question": f"What is {i}?", "choices": list("abcd"), "answer": i % 4}
+    for i in range(5)
+    for subject in ("anatomy", "virology")
+]
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A small data folder in the original columns."""
@@ -259,11 +267,53 @@ def folder(tmp_path) -> Path:
     data.mkdir()
     for file in (ROOT / "tasks" / "data").glob("*.jsonl"):
         (data / file.name).write_text(file.read_text())
+    for name in ("mmlu_test", "mmlu_dev"):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     return data
 
 
-def with_folder(folder: Path, tmp_path: Path) -> list[str]:
-    return ["run", "tiny", "--mixes", "dolly", "--data-dir", str(folder), "--results", str(tmp_path / "results")]
+def with_folder(folder: Path, tmp_path: Path, command: str = "run") -> list[str]:
+    return [command, "tiny", "--mixes", "dolly", "--data-dir", str(folder), "--results", str(tmp_path / "results")]
+
+
+def with_values(**values) -> Callable[[Path], object]:
+    """Give the third row of a file other values."""
+
+    def change(path: Path) -> None:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[2] |= values
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return change
+
+
+def first_lines(n: int) -> Callable[[Path], object]:
+    return lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:n]))
+
+
+@pytest.mark.parametrize(
+    ("name", "break_it", "said"),
+    [
+        ("dolly", with_values(response=None), "dolly.jsonl, line 3: column 'response' is null"),
+        ("dolly", first_lines(3), "of 3 rows read, 3 are for training and 0 for validation"),
+        ("medical", with_values(output=7), "medical.jsonl, line 3: column 'output' is int"),
+        ("pretrain", with_values(text=[]), "pretrain.jsonl, line 3: column 'text' is list"),
+        ("pretrain", first_lines(2), "the pre-training text has "),
+        ("pretrain", Path.unlink, "pretrain.jsonl or pretrain.jsonl.gz is missing"),
+        ("mmlu_test", with_values(subject="anatomie"), "mmlu_test.jsonl, line 3: unknown subject 'anatomie'"),
+        ("mmlu_test", with_values(choices=["a", "b", "c", " "]), "mmlu_test.jsonl, line 3: four choices"),
+        ("mmlu_dev", with_values(answer=True), "mmlu_dev.jsonl, line 3: column 'answer' is bool"),
+        ("mmlu_dev", first_lines(9), "mmlu_dev holds 4 questions of virology, and 5 are shown"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_broken_rows_and_questions_are_refused_by_plan_as_by_run(
+    command, name, break_it, said, capsys, folder, tmp_path
+):
+    break_it(folder / f"{name}.jsonl")
+    shots = ["--set", "eval.evals=mmlu_5shot,validation_nll", "--set", "eval.primary=mmlu_5shot"]
+    assert said in fails(capsys, *with_folder(folder, tmp_path, command), "--methods", "lora", *shots)
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 def test_a_missing_data_folder_is_named(capsys, tmp_path):

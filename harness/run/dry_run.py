@@ -16,7 +16,6 @@ from floe_bench.harness.contracts.inputs import Arrays, Scorer
 from floe_bench.harness.contracts.plan import OWN_ROWS, AdapterPlan, Sample
 from floe_bench.harness.contracts.record import Stage
 from floe_bench.harness.contracts.rows import Row
-from floe_bench.harness.errors import UsageError
 from floe_bench.harness.model.shape import shape_of
 from floe_bench.harness.run import method_inputs, stages
 from floe_bench.harness.run.resolved import ResolvedCell
@@ -177,10 +176,7 @@ class DryInputs:
 
     def _identity(self, build: Any) -> dict[str, Any] | None:
         """Return the stage's identity, or None where no weights are at hand to identify."""
-        try:
-            return build() if weights_at_hand(self._session) else None
-        except UsageError:
-            return None
+        return build() if weights_at_hand(self._session) else None
 
     def _tokens(self, rows: Sequence[Row] | None, limit: int | None) -> int:
         longest = self.settings.data.max_length
@@ -297,10 +293,7 @@ def _status(resolved: ResolvedCell) -> Literal["done", "failed", "to do", "unkno
     session = resolved.session
     if session.settings.data.source == "hub" or not weights_at_hand(session):
         return "unknown"
-    try:
-        record = session.store.record(resolved.cell, resolved.key)
-    except UsageError:
-        return "unknown"
+    record = session.store.record(resolved.cell, resolved.key)
     if record is None:
         return "to do"
     return "done" if record.status == "ok" else "failed"
