@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -36,6 +38,27 @@ def run(results: Path, *arguments: str, expect: int = 0) -> str:
         code = main(_arguments(results, *arguments))
     assert code == expect, said.getvalue()
     return said.getvalue()
+
+
+def forked(*arguments: str) -> tuple[int, str]:
+    """Run the command in a process of its own that has the libraries loaded; returns exit code and stderr."""
+    with tempfile.TemporaryFile() as stderr:
+        child = os.fork()
+        if child == 0:
+            os.dup2(stderr.fileno(), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 - pytest's own catch them
+            code = 1
+            try:
+                code = main(arguments)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        stderr.seek(0)
+        return os.waitstatus_to_exitcode(status), stderr.read().decode()
 
 
 def _arguments(results: Path, *arguments: str) -> list[str]:

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -136,91 +135,6 @@ def test_plan_counts_moe_lora_by_the_closed_formula(capsys, tmp_path, monkeypatc
 
 # --- bad input -------------------------------------------------------------------------------------
 
-UNKNOWN = [
-    (["run", "smok"], "smoke"),
-    (["run", "tiny", "--methods", "hydralor"], "hydralora"),
-    (["run", "tiny", "--methods", "topk_layers:scor=taylor"], "score"),
-    (["run", "tiny", "--methods", "topk_layers:score=tailor"], "taylor"),
-    (["run", "tiny", "--methods", "lora:r"], "lora:option=value"),
-    (["run", "tiny", "--methods", "floe_layers:on=doly"], "dolly"),
-    (["run", "tiny", "--methods", "floe_layers:drift_to=cod:drift=0.5"], "code"),
-    (["run", "tiny", "--methods", "lora:match=flo"], "floe"),
-    (["run", "tiny", "--methods", "layer_scores:scores=tailor"], "taylor"),
-    (["run", "tiny", "--mixes", "doly"], "dolly"),
-    (["run", "tiny", "--experiment", "mian"], "main"),
-    (["run", "tiny", "--set", "train.epoch=2"], "train.epochs"),
-    (["run", "tiny", "--set", "eval.evals=mmlu_0shots"], "mmlu_0shot"),
-    (["run", "tiny", "--set", "eval.primary=mmlu_5shot"], "eval.evals"),
-    (["run", "tiny", "--set", "train.epochs"], "key=value"),
-    (["rnu", "tiny"], "did you mean run?"),
-    ([], "COMMAND"),
-    (["run"], "PROFILE"),
-    (["why", "tiny"], "CELL"),
-    (["run", "tiny", "--result", "x"], "did you mean --results"),
-    (["run", "tiny", "--result=x"], "did you mean --results"),
-    (["run", "tiny", "too", "much"], "nothing is expected at 'too'"),
-    (["run", "tiny", "--seeds", "two"], "'two'"),
-    (["run", "tiny", "--set"], "--set"),
-    (["run", "ti\nny\x1b[2J"], r"ti\nny\x1b[2J"),
-    (["run", "x" * 10_000], "xx … xx"),
-    (["run", "tiny", "--set", f"{'[' * 10_000}=1"], "unknown setting"),
-    (["run", "tiny", "--results", "x" * 300], "File name too long"),
-    (["run", "tiny", "--results", "/".join(["x" * 200] * 30)], "File name too long"),
-]
-OUT_OF_RANGE = [
-    (["--methods", "lora:r=0"], "greater than or equal to 1"),
-    (["--methods", "lora:match=lora"], "on itself"),
-    (["--methods", "lora:match=base"], "trains nothing"),
-    (["--methods", "lora:match=floe:r=2"], "both set the rank"),
-    (["--methods", "lora:match=floe", "--set", "search.probe_rows=1000"], "search.probe_rows"),
-    (["--methods", "layer_scores:part=2:parts=2"], "part=2 is not one of 0 to 1"),
-    (["--methods", "layer_scores:part=-1"], "greater than or equal to 0"),
-    (["--methods", "layer_scores:parts=17"], "too few for 17 disjoint parts"),
-    (["--methods", "floe_layers:drift=0.5"], "drift needs drift_to"),
-    (["--methods", "floe_layers:drift_to=code:drift=2"], "less than or equal to 1"),
-    (["--methods", "floe_layers:drift_to=dolly:drift=0.5"], "must come from another"),
-    (["--set", "adapter.r=0"], "adapter.r"),
-    (["--set", "adapter.r=17"], "r = 17 is above 16"),
-    (["--set", "search.r_max=20", "--methods", "floe"], "r = 20 is above 16"),
-    (["--set", "selection.layer_fraction=0"], "selects no layer"),
-    (["--set", "selection.layer_fraction=1.5"], "selection.layer_fraction"),
-    (["--set", "selection.taylor_budget=0"], "selection.taylor_budget"),
-    (["--set", "data.pilot_fraction=0"], "data.pilot_fraction"),
-    (["--set", "data.pilot_fraction=1.2"], "data.pilot_fraction"),
-    (["--seeds", "0"], "seeds"),
-    (["--seeds", "1" + "0" * 12], "less than or equal to 10000"),
-    (["--set", "train.epochs=" + "9" * 5000], "train.epochs"),
-    (["--set", "train.epochs=" + "[" * 5000], "train.epochs"),
-    (["--set", "train.epochs=1\nother = 2"], "train.epochs"),
-    (["--set", "model.config.rope_theta=inf"], "a finite number"),
-    (["--set", "model.config.rope_theta=2026-01-01"], "a finite number"),
-    (["--set", f"model.seed={10**20}"], "64 bits"),
-    (["--set", "model.id=\udcff"], "UTF-8"),
-    (["--methods", "lora:target_modules=\udcff"], "UTF-8"),
-    (["--set", "train.lr_scheduler_type=cosin"], "train.lr_scheduler_type"),
-    (["--set", "model.config.model_type=lama"], "did you mean llama"),
-    (["--methods", "lora:target_modules=lm_head"], "lm_head"),
-    (["--set", "search.r_min=9"], "r_min 9 is above r_max"),
-    (["--set", "train.micro_batch_size=3"], "does not divide"),
-    (["--set", "adapter.target_modules=gate_prj"], "gate_proj"),
-    (["--set", "data.train_rows=100000"], "asks for 100000"),
-    (["--set", "data.validation_rows=100000"], "asks for 100000"),
-    (["--set", "data.pretrain_rows=1000"], "asks for 1000"),
-    (["--set", "search.probe_rows=1000", "--methods", "floe"], "search.probe_rows"),
-    (["--set", "eval.evals=mmlu_5shot", "--set", "eval.primary=mmlu_5shot"], "--data-dir"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "hint"), UNKNOWN, ids=lambda value: "-".join(value)[:60])
-def test_unknown_names_get_the_nearest_valid_ones(arguments, hint, capsys, tmp_path):
-    assert hint in fails(capsys, *arguments, "--results", str(tmp_path))
-
-
-@pytest.mark.parametrize(("arguments", "hint"), OUT_OF_RANGE, ids=lambda value: "-".join(value)[:60])
-def test_values_out_of_range_are_refused_before_anything_is_spent(arguments, hint, capsys, tmp_path):
-    assert hint in fails(capsys, "run", "tiny", *arguments, "--results", str(tmp_path))
-    assert not list(tmp_path.rglob("*.json"))
-
 
 def test_missing_weights_say_what_to_do(capsys, tmp_path, data_dir):
     error = fails(capsys, "run", "llama2-7b", "--data-dir", str(data_dir), "--results", str(tmp_path))
@@ -253,13 +167,6 @@ def test_no_hub_says_what_works_without(capsys, tmp_path, monkeypatch):
     assert "--data-dir" in error and "smoke" in error
 
 
-QUESTIONS = [
-    {"subject": subject, "question": f"What is {i}?", "choices": list("abcd"), "answer": i % 4}
-    for i in range(5)
-    for subject in ("anatomy", "virology")
-]
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A small data folder in the original columns."""
@@ -267,53 +174,11 @@ def folder(tmp_path) -> Path:
     data.mkdir()
     for file in (ROOT / "tasks" / "data").glob("*.jsonl"):
         (data / file.name).write_text(file.read_text())
-    for name in ("mmlu_test", "mmlu_dev"):
-        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     return data
 
 
-def with_folder(folder: Path, tmp_path: Path, command: str = "run") -> list[str]:
-    return [command, "tiny", "--mixes", "dolly", "--data-dir", str(folder), "--results", str(tmp_path / "results")]
-
-
-def with_values(**values) -> Callable[[Path], object]:
-    """Give the third row of a file other values."""
-
-    def change(path: Path) -> None:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        rows[2] |= values
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    return change
-
-
-def first_lines(n: int) -> Callable[[Path], object]:
-    return lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:n]))
-
-
-@pytest.mark.parametrize(
-    ("name", "break_it", "said"),
-    [
-        ("dolly", with_values(response=None), "dolly.jsonl, line 3: column 'response' is null"),
-        ("dolly", first_lines(3), "of 3 rows read, 3 are for training and 0 for validation"),
-        ("medical", with_values(output=7), "medical.jsonl, line 3: column 'output' is int"),
-        ("pretrain", with_values(text=[]), "pretrain.jsonl, line 3: column 'text' is list"),
-        ("pretrain", first_lines(2), "the pre-training text has "),
-        ("pretrain", Path.unlink, "pretrain.jsonl or pretrain.jsonl.gz is missing"),
-        ("mmlu_test", with_values(subject="anatomie"), "mmlu_test.jsonl, line 3: unknown subject 'anatomie'"),
-        ("mmlu_test", with_values(choices=["a", "b", "c", " "]), "mmlu_test.jsonl, line 3: four choices"),
-        ("mmlu_dev", with_values(answer=True), "mmlu_dev.jsonl, line 3: column 'answer' is bool"),
-        ("mmlu_dev", first_lines(9), "mmlu_dev holds 4 questions of virology, and 5 are shown"),
-    ],
-)
-@pytest.mark.parametrize("command", ["plan", "run"])
-def test_broken_rows_and_questions_are_refused_by_plan_as_by_run(
-    command, name, break_it, said, capsys, folder, tmp_path
-):
-    break_it(folder / f"{name}.jsonl")
-    shots = ["--set", "eval.evals=mmlu_5shot,validation_nll", "--set", "eval.primary=mmlu_5shot"]
-    assert said in fails(capsys, *with_folder(folder, tmp_path, command), "--methods", "lora", *shots)
-    assert not list((tmp_path / "results").rglob("*.json"))
+def with_folder(folder: Path, tmp_path: Path) -> list[str]:
+    return ["run", "tiny", "--mixes", "dolly", "--data-dir", str(folder), "--results", str(tmp_path / "results")]
 
 
 def test_a_missing_data_folder_is_named(capsys, tmp_path):
@@ -348,7 +213,8 @@ def test_a_budget_that_fits_no_layer_is_refused(capsys, tmp_path):
 
 def test_weights_of_another_shape_than_the_profiles_are_refused(capsys, tmp_path):
     arguments = ["run", "smoke", "--methods", "lora", "--mixes", "dolly", "--set", "model.config.num_hidden_layers=10"]
-    assert "do not have the shape" in fails(capsys, *arguments, "--results", str(tmp_path))
+    assert main([*arguments, "--results", str(tmp_path)]) == 2
+    assert "do not have the shape" in capsys.readouterr().err.splitlines()[-1]  # the first run's conversion shows bars
 
 
 def test_a_broken_line_is_named_with_file_and_line(capsys, folder, tmp_path):

@@ -169,7 +169,7 @@ def test_an_installation_that_was_interrupted_begins_anew(plain):
     process = plain.start("tiny", SLOW="20")
     plain.wait_for_pip()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode != 0 and "-P" not in plain.asked[-1]
     (plain.root / ".venv" / "half a package").touch()
     plain.asked_file.unlink()
@@ -202,7 +202,7 @@ def test_two_starts_install_once(plain):
     first = plain.start("tiny", SLOW="0.2")
     plain.wait_for_pip()
     assert "waiting" in plain.run("tiny")
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     assert first.returncode == 0
     assert plain.installed_once() and len(plain.asked) == 5
 

@@ -74,7 +74,8 @@ def load_model(settings: ModelSettings) -> PreTrainedModel:
 def check_weights(settings: ModelSettings) -> None:
     """Hold names and shapes of the weights against the configuration, without loading them. Raises UsageError."""
     if not _is_random(settings):
-        _check_planned(settings, load_checked(_folder(settings), device_map="meta"))
+        planned = on_meta(settings)  # says what is wrong with the configuration, before weights are held against it
+        _check_planned(settings, planned, load_checked(_folder(settings), device_map="meta"))
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -119,11 +120,11 @@ def _is_random(settings: ModelSettings) -> bool:
     return settings.source == "random" and settings.path is None
 
 
-def _check_planned(settings: ModelSettings, model: PreTrainedModel) -> None:
+def _check_planned(settings: ModelSettings, planned: PreTrainedModel, loaded: PreTrainedModel) -> None:
     """Raise UsageError where the weights are not of the shape that the settings plan with."""
-    planned = {name: p.shape for name, p in on_meta(settings).named_parameters(remove_duplicate=False)}
-    found = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
-    odd = sorted(planned.keys() ^ found.keys()) or [name for name in planned if planned[name] != found[name]]
+    wanted = {name: p.shape for name, p in planned.named_parameters(remove_duplicate=False)}
+    found = {name: p.shape for name, p in loaded.named_parameters(remove_duplicate=False)}
+    odd = sorted(wanted.keys() ^ found.keys()) or [name for name in wanted if wanted[name] != found[name]]
     if odd:
         raise UsageError(
             f"the weights of {settings.path or settings.id} do not have the shape of the profile's [model.config]: "
@@ -153,7 +154,7 @@ class BaseModel:
         if self._loaded is None:
             self._progress(f"loading {self.settings.path or self.settings.id}")
             model = load_model(self.settings)
-            _check_planned(self.settings, model)
+            _check_planned(self.settings, on_meta(self.settings), model)
             self._loaded = model
         return self._loaded
 
