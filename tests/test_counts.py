@@ -51,15 +51,9 @@ def test_the_weights_have_the_profiles_shape(smollm):
 
 @pytest.mark.parametrize("method", sorted(registry.plugins("method")))
 def test_plan_counts_what_is_built_on_smollm2_135m(method, smollm, tmp_path):
-    settings = profiles.load(
-        "smollm2-135m",
-        {
-            "data.source": "embedded",
-            "data.validation_fraction": 0.2,
-            "data.validation_rows": 8,
-            "data.pretrain_rows": 8,
-        },
-    )
+    few_rows = {"data.validation_rows": 8, "data.pretrain_rows": 8, "search.probe_rows": 8}
+    few_rows |= {"search.probe_validation_rows": 8, "data.validation_fraction": 0.2}
+    settings = profiles.load("smollm2-135m", {"data.source": "embedded", **few_rows})
     session = Session(settings, Store(tmp_path, "smollm2-135m"))
     _, plan, counts = dry_plan(resolve_cell(session, Cell(method=method, mix="dolly", seed=0)))
     r = getattr(plan.peft_config, "r", None)
