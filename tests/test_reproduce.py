@@ -66,6 +66,8 @@ class Checkout:
         return subprocess.Popen(
             command, cwd=cwd or self.root, env=self.environment | environment, text=True, encoding="utf-8",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            # A shell's background job ignores SIGINT, and so would its children: as a terminal's job does, take it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, *arguments: str, expect: int = 0, **options) -> str:
@@ -169,7 +171,7 @@ def test_an_installation_that_was_interrupted_begins_anew(plain):
     process = plain.start("tiny", SLOW="20")
     plain.wait_for_pip()
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=30)
     assert process.returncode != 0 and "-P" not in plain.asked[-1]
     (plain.root / ".venv" / "half a package").touch()
     plain.asked_file.unlink()
@@ -202,7 +204,7 @@ def test_two_starts_install_once(plain):
     first = plain.start("tiny", SLOW="0.2")
     plain.wait_for_pip()
     assert "waiting" in plain.run("tiny")
-    first.communicate(timeout=60)
+    first.communicate(timeout=30)
     assert first.returncode == 0
     assert plain.installed_once() and len(plain.asked) == 5
 
