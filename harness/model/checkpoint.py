@@ -6,7 +6,7 @@ transformers starts a weight that is missing at random, and drops one that it do
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def load_checked(folder: Path, **options: Any) -> PreTrainedModel:
     misshapen = [name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]]
     for names, fault in (
         (info["missing_keys"], "lack"),
-        (info["unexpected_keys"], "hold, and the model of config.json has not,"),
+        (_surplus(folder, info["unexpected_keys"]), "hold, and the model of config.json has not,"),
         (misshapen, "have another shape than config.json says of"),
     ):
         if names:
@@ -100,15 +100,37 @@ def _check_ties(folder: Path, model: PreTrainedModel) -> None:
     """Raise UsageError where config.json ties two weights that the folder holds with different values."""
     import torch
 
-    stored = {name: file for file in _weight_files(folder) for name in _names(file)}
+    stored = _stored(folder)
     for target, source in model.all_tied_weights_keys.items():
-        both = target in stored and source in stored
-        if both and not torch.equal(_tensor(stored[target], target), _tensor(stored[source], source)):
+        one, other = _name_in(stored, target), _name_in(stored, source)
+        if one and other and not torch.equal(_tensor(stored[one], one), _tensor(stored[other], other)):
             raise _refusal(
                 folder,
                 f"hold different values for {target} and {source}, and config.json ties the two: set "
                 '"tie_word_embeddings": false there, or save the model again',
             )
+
+
+def _name_in(stored: Collection[str], name: str) -> str | None:
+    """Return the name under which a file holds a weight of the model. Older files have another prefix, or none."""
+    if name in stored:
+        return name
+    end = ".".join(name.split(".")[-2:])
+    found = [each for each in stored if f".{each}".endswith(f".{end}")]
+    return found[0] if len(found) == 1 else None
+
+
+def _surplus(folder: Path, names: Collection[str]) -> list[str]:
+    """Return the names that are no causal mask. Older GPT-2 and GPT-J files hold the mask that a model now computes."""
+    stored = _stored(folder) if names else {}
+    return [name for name in names if name not in stored or not _is_causal_mask(name, _tensor(stored[name], name))]
+
+
+def _is_causal_mask(name: str, tensor: Any) -> bool:
+    """Tell whether an attention's stored constant is its triangle of ones, or the number that hides a score."""
+    if name.endswith(".attn.masked_bias"):
+        return tensor.numel() == 1
+    return name.endswith(".attn.bias") and tensor.dim() == 4 and tensor.equal(tensor.new_ones(tensor.shape).tril())
 
 
 def check_finite(folder: Path, model: PreTrainedModel) -> None:
@@ -132,15 +154,15 @@ def _check_shards(folder: Path) -> None:
         raise _refusal(folder, f"lack the file {_named(gone)}, which {INDEX} names")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _names(file: Path) -> Iterator[str]:
+def _stored(folder: Path) -> dict[str, Path]:
+    """Return the name of each stored weight -> its file."""
     from safetensors import safe_open
 
-    with safe_open(file, framework="pt") as weights:
-        yield from weights.keys()
+    stored: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            stored |= dict.fromkeys(weights.keys(), file)
+    return stored
 
 
 def _tensor(file: Path, name: str) -> Any:

@@ -11,7 +11,8 @@ from floe_bench.harness.model.base import byte_tokenizer
 from floe_bench.harness.spec.profiles import load
 from floe_bench.harness.spec.settings import ModelSettings
 
-from .folders import saved, with_config, with_weights
+from ..families import config_of
+from .folders import saved, with_config, with_weights, written
 
 LAYER = "model.layers.2.mlp.up_proj.weight"
 
@@ -59,6 +60,45 @@ def test_weights_that_are_not_the_configurations_are_named(tmp_path, change, sai
 def test_a_tied_configuration_with_another_head_is_refused(tmp_path):
     folder = with_config(saved(tmp_path), tie_word_embeddings=True)
     assert '"tie_word_embeddings": false' in refusal(folder)
+
+
+@pytest.mark.parametrize(("family", "prefix", "other"), [("gpt2", "transformer.", ""), ("opt", "model.", "")])
+def test_another_head_is_found_under_the_names_of_older_files_too(family, prefix, other, tmp_path):
+    folder = with_weights(saved(tmp_path, family, hidden_size=16), lambda w: renamed(w, prefix, other))
+    base.check_weights(settings(folder))
+    with_weights(folder, lambda w: w.update({"lm_head.weight": torch.randn(259, 16)}))
+    assert '"tie_word_embeddings": false' in refusal(folder)
+
+
+def test_another_head_is_found_in_a_folder_of_several_inputs(tmp_path):
+    folder = written(tmp_path, config_of("gemma3"))
+    base.check_weights(settings(folder))
+    with_weights(folder, lambda w: w.update({"language_model.lm_head.weight": torch.randn(260, 16)}))
+    assert '"tie_word_embeddings": false' in refusal(folder)
+
+
+@pytest.mark.parametrize(("family", "prefix"), [("gpt2", ""), ("gpt2", "transformer."), ("gptj", "transformer.")])
+def test_causal_masks_of_older_files_are_no_surplus_and_other_constants_are(family, prefix, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = written(tmp_path, config_of(family))
+    ids = torch.arange(30)[None]
+    expected = AutoModelForCausalLM.from_pretrained(folder).eval()(ids).logits
+    mask = torch.ones(1, 1, 512, 512, dtype=torch.bool).tril()
+    masks = {"attn.bias": mask, "attn.masked_bias": torch.tensor(-1e4)}
+    with_weights(folder, lambda w: renamed(w, "transformer.", prefix))
+    with_weights(folder, lambda w: w.update({f"{prefix}h.0.{name}": value for name, value in masks.items()}))
+    base.check_weights(settings(folder))
+    assert torch.equal(base.load_model(settings(folder)).cpu()(ids).logits, expected)
+    if family == "gptj":  # of GPT-2's, transformers itself says nothing
+        with_weights(folder, lambda w: w.update({f"{prefix}h.0.attn.bias": ~mask}))
+        assert "hold, and the model of config.json has not, " in refusal(folder)
+
+
+def renamed(weights: dict[str, torch.Tensor], prefix: str, other: str) -> None:
+    """Give the weights under one prefix another."""
+    for name in [name for name in weights if name.startswith(prefix)]:
+        weights[other + name.removeprefix(prefix)] = weights.pop(name)
 
 
 def test_tied_weights_that_are_equal_or_stored_once_are_fine(tmp_path):
