@@ -17,7 +17,7 @@ from floe_bench.harness.files import digest, remembered_digest
 from floe_bench.harness.hub import snapshot
 from floe_bench.harness.model.checkpoint import check_finite, check_kind, load_checked
 from floe_bench.harness.model.packaged import dequantised, gguf_file
-from floe_bench.harness.model.shape import shape_of, text_config
+from floe_bench.harness.model.shape import config_in, shape_of, text_config
 from floe_bench.harness.spec.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -175,7 +175,8 @@ def architecture(settings: ModelSettings) -> PretrainedConfig:
         raise unknown("model.config.model_type", str(kind), CONFIG_MAPPING.keys())
     try:
         if settings.path is not None:
-            whole = AutoConfig.from_pretrained(_in_folder(Path(settings.path)).folder or "", trust_remote_code=False)
+            _in_folder(Path(settings.path))
+            whole = config_in(Path(settings.path))
         else:
             whole = AutoConfig.for_model(values.pop("model_type"), **values)
         config = text_config(whole)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floe_bench.harness.errors import UsageError
-from floe_bench.harness.model.shape import text_config
+from floe_bench.harness.model.shape import config_in, text_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,18 +29,23 @@ def load_checked(folder: Path, **options: Any) -> PreTrainedModel:
             configuration; or a file of weights is missing or broken.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging
 
     _check_shards(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its table of keys is said here in one sentence
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = config_in(folder)
         check_kind(config, folder)
         kind = AutoModelForCausalLM if text_config(config) is config else AutoModelForImageTextToText
         loaded: Any = kind.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
+            folder,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **options,
         )
         model, info = loaded
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:

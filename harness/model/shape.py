@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -14,6 +15,21 @@ class Shape:
     hidden_size: int
     vocabulary: int
     max_length: int | None
+
+
+def config_in(folder: Path) -> Any:
+    """Return the configuration in a folder. Executes none of its code.
+
+    Where it does not say whether a model of several inputs ties its embeddings, its text model's family says it: the
+    class around it ties them, as Mistral 3's does, whether Mistral's text model does or not.
+    """
+    from transformers import AutoConfig, PretrainedConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    said, _ = PretrainedConfig.get_config_dict(folder)
+    if "tie_word_embeddings" not in said:
+        config.tie_word_embeddings = config.get_text_config(decoder=True).tie_word_embeddings
+    return config
 
 
 def text_config(config: Any) -> Any:

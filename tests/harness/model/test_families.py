@@ -188,3 +188,20 @@ def test_the_text_model_of_a_folder_of_several_inputs_is_loaded_alone(family, tm
     text.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
     assert torch.equal(again(ids).logits, text(ids).logits)
+
+
+@pytest.mark.parametrize(("family", "ties"), [("gemma3", True), ("mistral3", False)])
+def test_where_a_folder_of_several_inputs_says_nothing_its_text_model_says_what_is_tied(family, ties, tmp_path):
+    """Published folders leave it out, and both classes around the text model tie by default."""
+    folder = written(tmp_path / "model", config_of(family))
+    settings = load("tiny").model.model_copy(update={"path": str(folder)})
+    expected = base.load_model(settings).cpu()(torch.arange(30)[None]).logits
+    content = json.loads((folder / "config.json").read_text())
+    for of in (content, content["text_config"]):
+        of.pop("tie_word_embeddings", None)
+    (folder / "config.json").write_text(json.dumps(content))
+    base.check_weights(settings)
+    for model in (base.load_model(settings).cpu(), base.on_meta(settings)):
+        assert model.config.tie_word_embeddings == ties
+        assert len([p for p in model.parameters() if p.shape == (260, 16)]) == (1 if ties else 2)
+    assert torch.equal(base.load_model(settings).cpu()(torch.arange(30)[None]).logits, expected)
