@@ -64,7 +64,7 @@ def writing(path: Path, advice: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # safetensors and torch raise errors of their own for what the system refuses
         refusal = _refusal(error)
         if refusal is None:
             raise

@@ -33,8 +33,7 @@ class MoeLoraLayer(BaseTunerLayer):
 
     Attributes:
         mask: the layer mask m_k, a factor on the update of every active adapter. None stands for 1. Otherwise a
-            tensor, scalar or (B,) for B samples. It may carry gradients. It is no
-            parameter and is never saved.
+            tensor, scalar or (B,) for B samples. It may carry gradients. It is no parameter and is never saved.
     """
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_router")

@@ -106,6 +106,8 @@ def test_tied_weights_that_are_equal_or_stored_once_are_fine(tmp_path):
     base.check_weights(settings(folder))
     with_weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
     base.check_weights(settings(folder))
+    model = base.load_model(settings(folder))
+    assert torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
